@@ -1,0 +1,170 @@
+//! What can go wrong in a store, as facts. No protocol code stands here: each door maps every
+//! variant in one exhaustive table.
+
+use crate::object::DigestAlgorithm;
+
+/// The result of a store's operation.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Which condition of a request did not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedCondition {
+    /// If-Match: the object is not the one named.
+    IfMatch,
+    /// If-None-Match: the object is one of those named, or exists at all.
+    IfNoneMatch,
+    /// If-Modified-Since: not modified since.
+    IfModifiedSince,
+    /// If-Unmodified-Since: modified since.
+    IfUnmodifiedSince,
+    /// x-amz-if-match-size: another length.
+    IfMatchSize,
+    /// x-amz-if-match-last-modified-time: another time.
+    IfMatchModified,
+}
+
+/// A fact that kept an operation from being done. Nothing was changed unless a variant says so.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No bucket of this name.
+    #[error("no such bucket")]
+    NoSuchBucket,
+    /// No object at this key.
+    #[error("no such key")]
+    NoSuchKey,
+    /// The bucket exists, so it cannot be created.
+    #[error("the bucket exists, owned by {}", owner.as_deref().unwrap_or("nobody"))]
+    BucketExists {
+        /// Its owner, where one is recorded.
+        owner: Option<String>,
+    },
+    /// The bucket holds objects, so it cannot be deleted.
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    /// No upload of this id for this bucket and key: never begun, aborted or completed.
+    #[error("no such upload")]
+    NoSuchUpload,
+    /// A part named at completion was not uploaded, or has another ETag or checksum.
+    #[error("part {number} was not uploaded, or with another ETag or checksum")]
+    InvalidPart {
+        /// The part's number.
+        number: u16,
+    },
+    /// The parts named at completion are not in ascending order.
+    #[error("the parts are not in ascending order")]
+    InvalidPartOrder,
+    /// A part other than the last is smaller than 5 MiB.
+    #[error("part {number} has {len_bytes} bytes; only the last may have less than {min_bytes}")]
+    PartTooSmall {
+        /// The part's number.
+        number: u16,
+        /// Its length in bytes.
+        len_bytes: u64,
+        /// The smallest length of a part that is not the last.
+        min_bytes: u64,
+    },
+    /// A condition did not hold at the instant of the commit or the read.
+    #[error("condition {0:?} failed")]
+    PreconditionFailed(FailedCondition),
+    /// The bytes do not have the digest that the client named. Nothing was published.
+    #[error("the bytes do not have the {algorithm:?} that was named")]
+    DigestMismatch {
+        /// Which digest.
+        algorithm: DigestAlgorithm,
+        /// What was named, as bytes.
+        expected: Vec<u8>,
+        /// What the bytes have.
+        actual: Vec<u8>,
+    },
+    /// The body had another length than announced. Nothing was published.
+    #[error("the body has {actual_bytes} bytes where {expected_bytes} were announced")]
+    LengthMismatch {
+        /// Announced length in bytes.
+        expected_bytes: u64,
+        /// Length that came.
+        actual_bytes: u64,
+    },
+    /// The object or part is longer than the store takes.
+    #[error("longer than {max_bytes} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        max_bytes: u64,
+    },
+    /// Attributes too large to be recorded.
+    #[error("the metadata take {len_bytes} bytes, the limit is {max_bytes}")]
+    MetadataTooLarge {
+        /// Their encoded length in bytes.
+        len_bytes: usize,
+        /// The limit in bytes.
+        max_bytes: usize,
+    },
+    /// The range starts past the end.
+    #[error("the range is not satisfiable: the object has {len_bytes} bytes")]
+    RangeNotSatisfiable {
+        /// The object's length in bytes.
+        len_bytes: u64,
+    },
+    /// The file system has no room (ENOSPC), or less than the reserve kept for deletes.
+    #[error("no space left in the store")]
+    NoSpace,
+    /// A quota is used up (EDQUOT).
+    #[error("quota exceeded")]
+    QuotaExceeded,
+    /// The file system is mounted read-only (EROFS).
+    #[error("the store is read-only")]
+    ReadOnly,
+    /// The file system refused access (EACCES, EPERM).
+    #[error("the file system refused access")]
+    AccessDenied,
+    /// A file system's limit on names, links or attributes was met (ENAMETOOLONG, EMLINK, …).
+    #[error("a limit of the file system was met: {0}")]
+    Limit(&'static str),
+    /// What stands at the key cannot be an object (a FIFO, a socket, a device).
+    #[error("what stands at this key is not a regular file")]
+    NotAnObject,
+    /// The object changed while it was read: two states must not be spliced into one body.
+    #[error("the object changed while it was read")]
+    ChangedWhileRead,
+    /// Another writer kept winning; the request may be repeated.
+    #[error("another writer was faster; try again")]
+    Conflict,
+    /// Too much is under way; the request may be repeated later.
+    #[error("too much is under way: {0}")]
+    Busy(&'static str),
+    /// A record of portico's own cannot be read.
+    #[error("a record is corrupt: {0}")]
+    Corrupt(String),
+    /// The store is stopping.
+    #[error("the store is stopping")]
+    Stopping,
+    /// The disk failed (EIO and everything without a variant of its own).
+    #[error("the disk failed while it was asked to {action}")]
+    Io {
+        /// What was asked, as a verb phrase.
+        action: &'static str,
+        /// The operating system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The index failed; objects are not affected, listings are.
+    #[error("the index failed")]
+    Index(#[source] sqlx::Error),
+}
+
+impl StoreError {
+    /// Turns an error of the operating system into the fact it states.
+    pub fn from_io(action: &'static str, source: std::io::Error) -> Self {
+        use rustix::io::Errno;
+        match source.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOSPC) => Self::NoSpace,
+            Some(Errno::DQUOT) => Self::QuotaExceeded,
+            Some(Errno::ROFS) => Self::ReadOnly,
+            Some(Errno::ACCESS | Errno::PERM) => Self::AccessDenied,
+            Some(Errno::NAMETOOLONG) => Self::Limit("a name is too long"),
+            Some(Errno::MLINK) => Self::Limit("too many links"),
+            Some(Errno::FBIG) => Self::Limit("the file would be too large for the file system"),
+            Some(Errno::MFILE | Errno::NFILE) => Self::Busy("open files"),
+            _ => Self::Io { action, source },
+        }
+    }
+}

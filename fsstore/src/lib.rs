@@ -1,0 +1,9 @@
+//! The waist and the ground of portico: objects as plain files.
+//!
+//! Doors (S3, Swift, the mount) speak to the [`volume::Volume`] trait; [`brick`] implements it
+//! over one directory tree. This crate knows no protocol: no HTTP, no XML, no FUSE.
+
+pub mod error;
+pub mod name;
+pub mod object;
+pub mod volume;
