@@ -1,1 +1,3 @@
+//! Portico's doors: protocols in, protocols out, over the [`fsstore`] waist.
 
+pub mod conditions;
