@@ -1,3 +1,6 @@
 //! Portico's doors: protocols in, protocols out, over the [`fsstore`] waist.
 
+pub mod auth;
+pub mod body;
 pub mod conditions;
+pub mod users;
