@@ -9,4 +9,6 @@ pub mod error;
 pub mod keypath;
 pub mod name;
 pub mod object;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod volume;
