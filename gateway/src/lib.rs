@@ -3,4 +3,6 @@
 pub mod auth;
 pub mod body;
 pub mod conditions;
+pub mod errors;
+pub mod s3;
 pub mod users;

@@ -1,0 +1,519 @@
+//! THE table of errors: every fact that can keep a request from being answered, and what S3
+//! says to it (code, status, message). Every mapping is exhaustive: a new variant of an error
+//! does not compile unanswered.
+//!
+//! Source: S3 API Reference, "Error responses".
+
+use std::borrow::Cow;
+use std::fmt;
+
+use fsstore::error::{FailedCondition, StoreError};
+use fsstore::name::NameError;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::auth::AuthError;
+use crate::body::BodyError;
+use crate::body::error::digest_name;
+use crate::conditions::MalformedHeader;
+use crate::s3::respond::iso_time;
+
+macro_rules! codes {
+    ($($name:ident $status:literal $message:literal)*) => {
+        /// An error code of S3. Its name is what stands in `<Code>`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum S3Code {
+            $(#[doc = $message] $name,)*
+        }
+
+        impl S3Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// What stands in `<Code>`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// The HTTP status, 3xx to 5xx.
+            pub const fn status_code(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// What stands in `<Message>` where the error has nothing better to say.
+            pub const fn message(self) -> &'static str {
+                match self { $(Self::$name => $message,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    AccessDenied 403 "Access Denied"
+    AccessForbidden 403 "CORSResponse: This CORS request is not allowed."
+    AuthorizationHeaderMalformed 400 "The authorization header that you provided is not valid."
+    AuthorizationQueryParametersError 400 "Error parsing the X-Amz-Credential parameter."
+    BadDigest 400 "The Content-MD5 or checksum value that you specified did not match what the server received."
+    BucketAlreadyExists 409 "The requested bucket name is not available. Select a different name and try again."
+    BucketAlreadyOwnedByYou 409 "Your previous request to create the named bucket succeeded and you already own it."
+    BucketNotEmpty 409 "The bucket that you tried to delete is not empty."
+    ConditionalRequestConflict 409 "A conflicting operation occurred during the processing of your conditional request."
+    CredentialsNotSupported 400 "This request does not support credentials."
+    EntityTooLarge 400 "Your proposed upload exceeds the maximum allowed object size."
+    EntityTooSmall 400 "Your proposed upload is smaller than the minimum allowed object size."
+    ExpiredToken 400 "The provided token has expired."
+    IllegalLocationConstraintException 400 "The location constraint is incompatible with the region this request was sent to."
+    IncompleteBody 400 "You did not provide the number of bytes specified by the Content-Length HTTP header."
+    IncorrectNumberOfFilesInPostRequest 400 "POST requires exactly one file upload per request."
+    InternalError 500 "We encountered an internal error. Please try again."
+    InvalidAccessKeyId 403 "The AWS access key ID that you provided does not exist in our records."
+    InvalidArgument 400 "Invalid Argument"
+    InvalidBucketName 400 "The specified bucket is not valid."
+    InvalidChunkSizeError 400 "A chunk is larger than this server takes."
+    InvalidDigest 400 "The Content-MD5 or checksum value that you specified is not valid."
+    InvalidLocationConstraint 400 "The specified location constraint is not valid."
+    InvalidObjectState 403 "The operation is not valid for the object's state."
+    InvalidPart 400 "One or more of the specified parts could not be found. The part might not have been uploaded, or the specified entity tag might not have matched the part's entity tag."
+    InvalidPartNumber 416 "The requested partnumber is not satisfiable."
+    InvalidPartOrder 400 "The list of parts was not in ascending order. Parts must be ordered by part number."
+    InvalidPolicyDocument 400 "The content of the form does not meet the conditions specified in the policy document."
+    InvalidRange 416 "The requested range is not satisfiable"
+    InvalidRequest 400 "Invalid Request"
+    InvalidStorageClass 400 "The storage class you specified is not valid."
+    InvalidTag 400 "Your request contains tag input that is not valid."
+    InvalidToken 400 "The provided token is malformed or otherwise not valid."
+    InvalidURI 400 "The specified URI couldn't be parsed."
+    InvalidWriteOffset 400 "The write offset value that you specified does not match the current object size."
+    KeyTooLongError 400 "Your key is too long."
+    MalformedACLError 400 "The ACL that you provided was not well formed or did not validate against our published schema."
+    MalformedPOSTRequest 400 "The body of your POST request is not well-formed multipart/form-data."
+    MalformedTrailerError 400 "The request contained trailing data that was not well-formed or did not conform to our published schema."
+    MalformedXML 400 "The XML you provided was not well-formed or did not validate against our published schema"
+    MaxMessageLengthExceeded 400 "Your request was too large."
+    MaxPostPreDataLengthExceededError 400 "Your POST request fields preceding the upload file were too large."
+    MetadataTooLarge 400 "Your metadata headers exceed the maximum allowed metadata size."
+    MethodNotAllowed 405 "The specified method is not allowed against this resource."
+    MissingContentLength 411 "You must provide the Content-Length HTTP header."
+    MissingRequestBodyError 400 "Request Body is empty"
+    MissingSecurityHeader 400 "Your request is missing a required header."
+    NoSuchBucket 404 "The specified bucket does not exist"
+    NoSuchBucketPolicy 404 "The bucket policy does not exist"
+    NoSuchCORSConfiguration 404 "The CORS configuration does not exist"
+    NoSuchKey 404 "The specified key does not exist."
+    NoSuchLifecycleConfiguration 404 "The lifecycle configuration does not exist"
+    NoSuchPublicAccessBlockConfiguration 404 "The public access block configuration was not found"
+    NoSuchTagSet 404 "The TagSet does not exist"
+    NoSuchUpload 404 "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."
+    NoSuchVersion 404 "The specified version does not exist."
+    NoSuchWebsiteConfiguration 404 "The specified bucket does not have a website configuration"
+    NotImplemented 501 "A header you provided implies functionality that is not implemented"
+    NotModified 304 "Not Modified"
+    ObjectLockConfigurationNotFoundError 404 "Object Lock configuration does not exist for this bucket"
+    OperationAborted 409 "A conflicting conditional operation is currently in progress against this resource. Try again."
+    OwnershipControlsNotFoundError 404 "The bucket ownership controls were not found"
+    PreconditionFailed 412 "At least one of the pre-conditions you specified did not hold"
+    QuotaExceeded 403 "The quota of this store is used up."
+    ReplicationConfigurationNotFoundError 404 "The replication configuration was not found"
+    RequestHeaderSectionTooLarge 400 "Your request header section exceeds the maximum allowed size."
+    RequestTimeTooSkewed 403 "The difference between the request time and the server's time is too large."
+    RequestTimeout 400 "Your socket connection to the server was not read from or written to within the timeout period."
+    ServerSideEncryptionConfigurationNotFoundError 404 "The server side encryption configuration was not found"
+    ServiceUnavailable 503 "Service is unable to handle request."
+    SignatureDoesNotMatch 403 "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+    SlowDown 503 "Please reduce your request rate."
+    StorageFull 507 "No space is left in the store."
+    TooManyBuckets 400 "You have attempted to create more buckets than are allowed."
+    UnexpectedContent 400 "This request contains unsupported content."
+    UnresolvableGrantByEmailAddress 400 "The email address that you provided does not match any account on record."
+    UnsupportedSignature 400 "The provided request is signed with an unsupported STS Token version or the signature version is not supported."
+    UserKeyMustBeSpecified 400 "The bucket POST must contain the specified field name. If it is specified, check the order of the fields."
+    XAmzContentChecksumMismatch 400 "The provided checksum does not match what the server received."
+    XAmzContentSHA256Mismatch 400 "The provided 'x-amz-content-sha256' header does not match what was computed."
+}
+
+impl S3Code {
+    /// The HTTP status.
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.status_code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// This error with a message of its own.
+    pub fn with(self, message: impl Into<Cow<'static, str>>) -> S3Error {
+        let mut error = S3Error::from(self);
+        error.0.message = message.into();
+        error
+    }
+}
+
+impl fmt::Display for S3Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An answer that is an error: code, status, message, further XML fields and headers.
+/// One word wide, so that results of handlers stay small.
+#[derive(Debug)]
+pub struct S3Error(Box<Answer>);
+
+#[derive(Debug)]
+struct Answer {
+    code: S3Code,
+    message: Cow<'static, str>,
+    resource: Option<String>,
+    fields: Vec<(&'static str, String)>,
+    headers: HeaderMap,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl From<S3Code> for S3Error {
+    fn from(code: S3Code) -> Self {
+        Self(Box::new(Answer {
+            code,
+            message: Cow::Borrowed(code.message()),
+            resource: None,
+            fields: Vec::new(),
+            headers: HeaderMap::new(),
+            cause: None,
+        }))
+    }
+}
+
+impl S3Error {
+    /// The refusal of an argument: `InvalidArgument` with the fields AWS gives.
+    pub fn invalid_argument(
+        name: &str,
+        value: impl Into<String>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        S3Code::InvalidArgument
+            .with(message)
+            .field("ArgumentName", name)
+            .field("ArgumentValue", value)
+    }
+
+    /// The refusal of something that is not built, named.
+    pub fn not_implemented(what: &str) -> Self {
+        S3Code::NotImplemented.with(format!("{what} is not implemented"))
+    }
+
+    /// Adds an XML element after the standard ones.
+    #[must_use]
+    pub fn field(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.0.fields.push((name, value.into()));
+        self
+    }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.insert(name, value);
+        self
+    }
+
+    /// Names the resource where it is not the request's path.
+    #[must_use]
+    pub fn resource(mut self, resource: impl Into<String>) -> Self {
+        self.0.resource = Some(resource.into());
+        self
+    }
+
+    /// Keeps what caused it, for the log.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// Its code.
+    pub fn code(&self) -> S3Code {
+        self.0.code
+    }
+
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.0.code.status()
+    }
+
+    /// Its message.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The resource, where one was named.
+    pub fn resource_name(&self) -> Option<&str> {
+        self.0.resource.as_deref()
+    }
+
+    /// Further XML elements, in order.
+    pub fn fields(&self) -> &[(&'static str, String)] {
+        &self.0.fields
+    }
+
+    /// Further headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.0.headers
+    }
+}
+
+impl fmt::Display for S3Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)
+    }
+}
+
+impl std::error::Error for S3Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// The header that states a condition.
+pub const fn condition_name(condition: FailedCondition) -> &'static str {
+    match condition {
+        FailedCondition::IfMatch => "If-Match",
+        FailedCondition::IfNoneMatch => "If-None-Match",
+        FailedCondition::IfModifiedSince => "If-Modified-Since",
+        FailedCondition::IfUnmodifiedSince => "If-Unmodified-Since",
+        FailedCondition::IfMatchSize => "x-amz-if-match-size",
+        FailedCondition::IfMatchModified => "x-amz-if-match-last-modified-time",
+    }
+}
+
+impl From<StoreError> for S3Error {
+    fn from(error: StoreError) -> Self {
+        let answer = store_answer(&error);
+        if answer.status().is_server_error() {
+            answer.cause(error)
+        } else {
+            answer
+        }
+    }
+}
+
+fn store_answer(error: &StoreError) -> S3Error {
+    use S3Code as C;
+    match error {
+        StoreError::NoSuchBucket => C::NoSuchBucket.into(),
+        StoreError::NoSuchKey => C::NoSuchKey.into(),
+        // CreateBucket looks at the owner first; whoever else comes here learns nothing.
+        StoreError::BucketExists { owner: _ } => C::BucketAlreadyExists.into(),
+        StoreError::BucketNotEmpty => C::BucketNotEmpty.into(),
+        StoreError::NoSuchUpload => C::NoSuchUpload.into(),
+        StoreError::InvalidPart { number } => {
+            S3Error::from(C::InvalidPart).field("PartNumber", number.to_string())
+        }
+        StoreError::InvalidPartOrder => C::InvalidPartOrder.into(),
+        StoreError::PartTooSmall {
+            number,
+            len_bytes,
+            min_bytes,
+        } => S3Error::from(C::EntityTooSmall)
+            .field("ProposedSize", len_bytes.to_string())
+            .field("MinSizeAllowed", min_bytes.to_string())
+            .field("PartNumber", number.to_string()),
+        StoreError::PreconditionFailed(condition) => {
+            S3Error::from(C::PreconditionFailed).field("Condition", condition_name(*condition))
+        }
+        StoreError::DigestMismatch { algorithm, .. } => C::BadDigest.with(format!(
+            "The {} you specified did not match the calculated checksum.",
+            digest_name(*algorithm)
+        )),
+        StoreError::LengthMismatch { .. } => C::IncompleteBody.into(),
+        StoreError::TooLarge { max_bytes } => {
+            S3Error::from(C::EntityTooLarge).field("MaxSizeAllowed", max_bytes.to_string())
+        }
+        StoreError::MetadataTooLarge {
+            len_bytes,
+            max_bytes,
+        } => S3Error::from(C::MetadataTooLarge)
+            .field("Size", len_bytes.to_string())
+            .field("MaxSizeAllowed", max_bytes.to_string()),
+        StoreError::RangeNotSatisfiable { len_bytes } => range_answer(*len_bytes),
+        StoreError::NoSpace => C::StorageFull.into(),
+        StoreError::QuotaExceeded => C::QuotaExceeded.into(),
+        StoreError::ReadOnly => C::AccessDenied.with("The store is read-only."),
+        StoreError::AccessDenied => C::AccessDenied.into(),
+        StoreError::Limit(what) => {
+            C::InvalidRequest.with(format!("A limit of the file system below was met: {what}."))
+        }
+        StoreError::NotAnObject => C::NoSuchKey.into(),
+        StoreError::ChangedWhileRead => {
+            C::OperationAborted.with("The object changed while it was read. Try again.")
+        }
+        StoreError::Conflict => C::OperationAborted.into(),
+        StoreError::Busy(what) => C::SlowDown.with(format!("Too much is under way: {what}.")),
+        StoreError::Corrupt(_) | StoreError::Io { .. } | StoreError::Index(_) => {
+            C::InternalError.into()
+        }
+        StoreError::Stopping => C::ServiceUnavailable.with("The server is stopping."),
+    }
+}
+
+impl From<AuthError> for S3Error {
+    fn from(error: AuthError) -> Self {
+        use S3Code as C;
+        let message = error.to_string();
+        match error {
+            AuthError::AccessDenied(_) => C::AccessDenied.with(message),
+            AuthError::HeadersNotSigned { names } => C::AccessDenied
+                .with(message)
+                .field("HeadersNotSigned", names),
+            AuthError::RequestExpired { expires, now } => C::AccessDenied
+                .with(message)
+                .field("Expires", iso_time(expires))
+                .field("ServerTime", iso_time(now)),
+            AuthError::InvalidAccessKeyId { access_key } => C::InvalidAccessKeyId
+                .with(message)
+                .field("AWSAccessKeyId", access_key),
+            AuthError::SignatureDoesNotMatch => C::SignatureDoesNotMatch.with(message),
+            AuthError::RequestTimeTooSkewed {
+                request,
+                now,
+                max_skew_ms,
+            } => C::RequestTimeTooSkewed
+                .with(message)
+                .field("RequestTime", iso_time(request))
+                .field("ServerTime", iso_time(now))
+                .field("MaxAllowedSkewMilliseconds", max_skew_ms.to_string()),
+            AuthError::AuthorizationHeaderMalformed { region, message: _ } => {
+                with_region(C::AuthorizationHeaderMalformed.with(message), region)
+            }
+            AuthError::AuthorizationQueryParametersError { region, message: _ } => {
+                with_region(C::AuthorizationQueryParametersError.with(message), region)
+            }
+            AuthError::InvalidToken => C::InvalidToken.with(message),
+            AuthError::ExpiredToken => C::ExpiredToken.with(message),
+            AuthError::MissingSecurityHeader { name } => C::MissingSecurityHeader
+                .with(message)
+                .field("MissingHeaderName", name),
+            AuthError::InvalidRequest(_) => C::InvalidRequest.with(message),
+            AuthError::InvalidArgument {
+                name,
+                value,
+                message,
+            } => Self::invalid_argument(name, value, message),
+            AuthError::ContentSha256Mismatch => C::XAmzContentSHA256Mismatch.with(message),
+        }
+    }
+}
+
+fn with_region(error: S3Error, region: Option<String>) -> S3Error {
+    match region {
+        Some(region) => error.field("Region", region),
+        None => error,
+    }
+}
+
+impl From<BodyError> for S3Error {
+    fn from(error: BodyError) -> Self {
+        use S3Code as C;
+        let message = error.to_string();
+        match error {
+            BodyError::IncompleteBody => C::IncompleteBody.with(message),
+            BodyError::Timeout => C::RequestTimeout.with(message),
+            BodyError::Transport(cause) => C::IncompleteBody.with(message).cause(cause),
+            BodyError::MissingContentLength => C::MissingContentLength.with(message),
+            BodyError::EntityTooLarge {
+                len_bytes,
+                max_bytes,
+            } => C::EntityTooLarge
+                .with(message)
+                .field("ProposedSize", len_bytes.to_string())
+                .field("MaxSizeAllowed", max_bytes.to_string()),
+            BodyError::EntityTooSmall {
+                len_bytes,
+                min_bytes,
+            } => C::EntityTooSmall
+                .with(message)
+                .field("ProposedSize", len_bytes.to_string())
+                .field("MinSizeAllowed", min_bytes.to_string()),
+            BodyError::InvalidDigest => C::InvalidDigest.with(message),
+            BodyError::BadDigest { algorithm: _ } => C::BadDigest.with(message),
+            BodyError::ContentSha256Mismatch => C::XAmzContentSHA256Mismatch.with(message),
+            BodyError::SignatureDoesNotMatch => C::SignatureDoesNotMatch.with(message),
+            BodyError::InvalidRequest(_) => C::InvalidRequest.with(message),
+            BodyError::MalformedTrailer => C::MalformedTrailerError.with(message),
+            BodyError::ChunkTooLarge { max_bytes } => C::InvalidChunkSizeError
+                .with(message)
+                .field("MaxSizeAllowed", max_bytes.to_string()),
+            BodyError::MalformedForm(_) => C::MalformedPOSTRequest.with(message),
+            BodyError::FormFieldsTooLarge => C::MaxPostPreDataLengthExceededError.with(message),
+            BodyError::IncorrectNumberOfFiles => {
+                C::IncorrectNumberOfFilesInPostRequest.with(message)
+            }
+        }
+    }
+}
+
+impl From<MalformedHeader> for S3Error {
+    fn from(error: MalformedHeader) -> Self {
+        S3Code::InvalidArgument
+            .with(error.to_string())
+            .field("ArgumentName", error.header)
+    }
+}
+
+fn range_answer(len_bytes: u64) -> S3Error {
+    let error =
+        S3Error::from(S3Code::InvalidRange).field("ActualObjectSize", len_bytes.to_string());
+    match HeaderValue::from_str(&format!("bytes */{len_bytes}")) {
+        Ok(value) => error.header(http::header::CONTENT_RANGE, value),
+        Err(_) => error,
+    }
+}
+
+/// What a refused bucket name is answered with.
+pub fn bucket_name_error(error: &NameError, name: &str) -> S3Error {
+    match error {
+        NameError::Empty | NameError::TooLong { .. } | NameError::Malformed(_) => {
+            S3Error::from(S3Code::InvalidBucketName).field("BucketName", name)
+        }
+    }
+}
+
+/// What a refused key is answered with.
+pub fn key_error(error: &NameError) -> S3Error {
+    match error {
+        NameError::TooLong {
+            len_bytes,
+            max_bytes,
+        } => S3Error::from(S3Code::KeyTooLongError)
+            .field("Size", len_bytes.to_string())
+            .field("MaxSizeAllowed", max_bytes.to_string()),
+        NameError::Empty => S3Code::UserKeyMustBeSpecified.into(),
+        NameError::Malformed(what) => S3Code::InvalidURI.with(*what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_an_error_status_and_a_message() {
+        for code in S3Code::ALL {
+            assert!((304..=507).contains(&code.status_code()), "{code}");
+            assert!(!code.message().is_empty(), "{code}");
+        }
+    }
+
+    #[test]
+    fn an_unsatisfiable_range_says_how_long_the_object_is() {
+        let error = S3Error::from(StoreError::RangeNotSatisfiable { len_bytes: 7 });
+        assert_eq!(error.status(), 416);
+        assert_eq!(error.headers()["content-range"], "bytes */7");
+    }
+
+    #[test]
+    fn a_failing_disk_is_an_internal_error_that_keeps_its_cause() {
+        let error = S3Error::from(StoreError::Corrupt("a secret path".to_owned()));
+        assert_eq!(error.code(), S3Code::InternalError);
+        assert!(std::error::Error::source(&error).is_some());
+        assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn a_result_with_an_error_stays_one_word() {
+        assert_eq!(size_of::<S3Error>(), size_of::<usize>());
+    }
+}
