@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fsstore::clock::Clock;
 use fsstore::error::StoreError;
 use fsstore::object::{Attributes, Timestamp};
 use fsstore::volume::{BucketInfo, MAX_PUT_LEN_BYTES};
@@ -68,14 +69,8 @@ pub struct Ctx<V> {
     pub auth: AuthConfig,
     /// Limits.
     pub config: S3Config,
-    /// The time now.
-    pub clock: fn() -> Timestamp,
-}
-
-/// The system's time.
-pub fn system_clock() -> Timestamp {
-    let nanos = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-    Timestamp(i64::try_from(nanos).unwrap_or(i64::MAX))
+    /// The time of day.
+    pub clock: Clock,
 }
 
 /// A request with its caller. The body travels apart.

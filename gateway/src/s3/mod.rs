@@ -19,11 +19,13 @@ pub mod get;
 pub mod list;
 pub mod multipart;
 pub mod object;
+pub mod operation;
 pub mod post;
 pub mod query;
 pub mod respond;
 pub mod route;
 pub mod tagging;
+mod target;
 pub mod xml;
 
 use std::time::Instant;
@@ -55,7 +57,7 @@ struct Trail {
 impl<V: Volume> S3<V> {
     /// Opens the door.
     pub fn new(ctx: Ctx<V>) -> Self {
-        let seed = (ctx.clock)().0 as u64;
+        let seed = ctx.clock.now().0 as u64;
         Self {
             ctx,
             ids: RequestIds::new(seed),
@@ -109,7 +111,7 @@ impl<V: Volume> S3<V> {
         let ctx = &self.ctx;
         let query = Query::parse(parts.uri.query())?;
         let routed = route::route(&parts, &query, &ctx.auth.domains);
-        let now = (ctx.clock)();
+        let now = ctx.clock.now();
         let directory = ctx.users.directory();
         let mut call = Call {
             parts,
