@@ -4,17 +4,22 @@
 //! decided by [`grant::authorize`], whose answer is a value that handlers take as an argument.
 
 pub mod acl;
+mod date;
 pub mod error;
 pub mod grant;
 pub mod payload;
 pub(crate) mod signing_key;
+mod sigv2;
+mod sigv4;
+pub mod uri;
 
 use std::sync::Arc;
 
 use fsstore::object::Timestamp;
 use http::request::Parts;
+use subtle::ConstantTimeEq;
 
-use crate::users::{Directory, User};
+use crate::users::{Credential, Directory, User};
 
 pub use error::AuthError;
 pub use payload::{ChunkSeal, Payload};
@@ -62,21 +67,102 @@ pub struct Authenticated {
     pub payload: Payload,
 }
 
-/// Verifies a request's signature. Never polls the body. Errors: see [`AuthError`].
+impl Authenticated {
+    fn user(credential: &Credential, payload: Payload) -> Self {
+        let identity = Identity {
+            user: Arc::clone(&credential.user),
+            access_key: credential.key.id.clone(),
+        };
+        Self {
+            identity: Some(identity),
+            payload,
+        }
+    }
+}
+
+/// Verifies a request's signature. Never polls the body. A request with no signature at all is
+/// anonymous; what may be done so is [`grant::authorize`]'s to decide. Errors: see [`AuthError`].
 pub fn authenticate(
     parts: &Parts,
     directory: &Directory,
     now: Timestamp,
     config: &AuthConfig,
 ) -> Result<Authenticated, AuthError> {
-    let _ = (directory, now, config);
-    if parts.headers.contains_key(http::header::AUTHORIZATION) {
-        return Err(AuthError::AccessDenied(
-            "signatures are not verified by this build",
-        ));
+    let query = parts.uri.query().unwrap_or("");
+    let is_v4_query = uri::has_parameter(query, "X-Amz-Algorithm")
+        || uri::has_parameter(query, "X-Amz-Signature");
+    let is_v2_query = !is_v4_query
+        && uri::has_parameter(query, "Signature")
+        && uri::has_parameter(query, "AWSAccessKeyId");
+    let Some(header) = parts.headers.get(http::header::AUTHORIZATION) else {
+        if is_v4_query {
+            return sigv4::verify_query(parts, query, directory, now, config);
+        }
+        if is_v2_query {
+            return sigv2::verify_query(parts, query, directory, now, config);
+        }
+        return Ok(Authenticated {
+            identity: None,
+            payload: Payload::of_unsealed(&parts.headers)?,
+        });
+    };
+    let value = header.to_str().unwrap_or("").trim();
+    if value.is_empty() {
+        return Err(AuthError::DENIED);
     }
-    Ok(Authenticated {
-        identity: None,
-        payload: Payload::Unsigned,
-    })
+    let is_repeated = parts
+        .headers
+        .get_all(http::header::AUTHORIZATION)
+        .iter()
+        .count()
+        > 1;
+    if is_v4_query || is_v2_query || is_repeated {
+        return Err(AuthError::InvalidArgument {
+            message: "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, \
+                      Signature query string parameter or the Authorization header should be \
+                      specified",
+            name: "Authorization",
+            value: String::new(),
+        });
+    }
+    match value.split(' ').next() {
+        Some(sigv4::ALGORITHM) => sigv4::verify_header(parts, value, directory, now, config),
+        Some("AWS") => sigv2::verify_header(parts, value, directory, now, config),
+        _ => Err(AuthError::InvalidArgument {
+            message: "Unsupported Authorization Type",
+            name: "Authorization",
+            value: String::new(),
+        }),
+    }
 }
+
+/// A temporary key needs its session token, unexpired; any other key must come without one.
+/// Errors: InvalidAccessKeyId, InvalidToken, ExpiredToken.
+fn check_token(
+    credential: &Credential,
+    token: Option<&[u8]>,
+    now: Timestamp,
+) -> Result<(), AuthError> {
+    let key = &credential.key;
+    match (&key.session_token, token) {
+        (None, None) => {}
+        (Some(_), None) => {
+            return Err(AuthError::InvalidAccessKeyId {
+                access_key: key.id.clone(),
+            });
+        }
+        (None, Some(_)) => return Err(AuthError::InvalidToken),
+        (Some(kept), Some(given)) => {
+            if !bool::from(kept.reveal().as_bytes().ct_eq(given)) {
+                return Err(AuthError::InvalidToken);
+            }
+        }
+    }
+    if key.expires.is_some_and(|end| now >= end) {
+        return Err(AuthError::ExpiredToken);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! SigV2, in the Authorization header and in the query, for old clients. Source: S3 User Guide,
+//! "Signing and Authenticating REST Requests (AWS signature version 2)".
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fsstore::object::Timestamp;
+use hmac::{Hmac, KeyInit, Mac};
+use http::HeaderMap;
+use http::request::Parts;
+use sha1::Sha1;
+use subtle::ConstantTimeEq;
+
+use super::payload::Payload;
+use super::sigv4::{check_skew, find_key};
+use super::uri::{bucket_of_host, decode_value, host_of, query_value};
+use super::{AuthConfig, AuthError, Authenticated, check_token, date};
+use crate::users::{Credential, Directory};
+
+/// Query parameters that are part of the resource, sorted. Source: the same, and the list that
+/// botocore signs (botocore/auth.py, HmacV1Auth.QSAOfInterest).
+const SIGNED_PARAMETERS: [&str; 41] = [
+    "accelerate",
+    "acl",
+    "analytics",
+    "cors",
+    "defaultObjectAcl",
+    "delete",
+    "encryption",
+    "inventory",
+    "legal-hold",
+    "lifecycle",
+    "location",
+    "logging",
+    "metrics",
+    "notification",
+    "object-lock",
+    "ownershipControls",
+    "partNumber",
+    "policy",
+    "policyStatus",
+    "publicAccessBlock",
+    "replication",
+    "requestPayment",
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+    "restore",
+    "retention",
+    "select",
+    "select-type",
+    "storageClass",
+    "tagging",
+    "torrent",
+    "uploadId",
+    "uploads",
+    "versionId",
+    "versioning",
+    "versions",
+    "website",
+];
+
+/// Verifies a request whose Authorization header has this value, `AWS AKID:signature`.
+pub(super) fn verify_header(
+    parts: &Parts,
+    authorization: &str,
+    directory: &Directory,
+    now: Timestamp,
+    config: &AuthConfig,
+) -> Result<Authenticated, AuthError> {
+    let fields = authorization.strip_prefix("AWS ").unwrap_or("").trim();
+    let Some((access_key, signature)) = fields.rsplit_once(':') else {
+        return Err(AuthError::InvalidArgument {
+            message: "AWS authorization header is invalid.  Expected AwsAccessKeyId:signature",
+            name: "Authorization",
+            value: fields.to_owned(),
+        });
+    };
+    let credential = find_key(directory, access_key)?;
+    let token = parts.headers.get("x-amz-security-token");
+    check_token(credential, token.map(http::HeaderValue::as_bytes), now)?;
+    let text = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
+    let time = text("x-amz-date").or_else(|| text("date"));
+    match time.and_then(date::parse_any) {
+        Some(time) if time.secs() >= 0 => check_skew(time, now, config)?,
+        _ => {
+            return Err(AuthError::AccessDenied(
+                "AWS authentication requires a valid Date or x-amz-date header",
+            ));
+        }
+    }
+    let date = if parts.headers.contains_key("x-amz-date") {
+        ""
+    } else {
+        text("date").unwrap_or("")
+    };
+    verify(parts, date, signature, credential, config)?;
+    let payload = Payload::of_unsealed(&parts.headers)?;
+    Ok(Authenticated::user(credential, payload))
+}
+
+/// Verifies a request whose query has AWSAccessKeyId and Signature.
+pub(super) fn verify_query(
+    parts: &Parts,
+    query: &str,
+    directory: &Directory,
+    now: Timestamp,
+    config: &AuthConfig,
+) -> Result<Authenticated, AuthError> {
+    let value = |name: &str| {
+        query_value(query, name).ok_or(AuthError::AccessDenied(
+            "Query-string authentication requires the Signature, Expires and AWSAccessKeyId \
+             parameters",
+        ))
+    };
+    let (access_key, signature) = (value("AWSAccessKeyId")?, value("Signature")?);
+    let expires_text = value("Expires")?;
+    let credential = find_key(directory, &access_key)?;
+    let token = query_value(query, "x-amz-security-token");
+    let token = match &token {
+        Some(text) => Some(text.as_bytes()),
+        None => parts
+            .headers
+            .get("x-amz-security-token")
+            .map(http::HeaderValue::as_bytes),
+    };
+    check_token(credential, token, now)?;
+    let Ok(expires_secs) = expires_text.parse::<u32>() else {
+        return Err(AuthError::AccessDenied(
+            "Invalid date (should be seconds since epoch)",
+        ));
+    };
+    let expires = Timestamp::from_secs(i64::from(expires_secs));
+    if now > expires {
+        return Err(AuthError::RequestExpired { expires, now });
+    }
+    // A plus that a client forgot to encode is no space: signatures have none.
+    let signature = signature.replace(' ', "+");
+    verify(parts, &expires_text, &signature, credential, config)?;
+    let payload = Payload::of_unsealed(&parts.headers)?;
+    Ok(Authenticated::user(credential, payload))
+}
+
+fn verify(
+    parts: &Parts,
+    date: &str,
+    signature: &str,
+    credential: &Credential,
+    config: &AuthConfig,
+) -> Result<(), AuthError> {
+    let bucket = host_of(parts).and_then(|host| bucket_of_host(host, &config.domains));
+    let text = string_to_sign(parts, date, bucket.as_deref());
+    if is_signature_of(&text, signature, credential) {
+        Ok(())
+    } else {
+        Err(AuthError::SignatureDoesNotMatch)
+    }
+}
+
+/// True where the signature is the text's, base64 of HMAC-SHA1 with the key's secret.
+pub(super) fn is_signature_of(text: &[u8], signature: &str, credential: &Credential) -> bool {
+    let secret = credential.key.secret.reveal().as_bytes();
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    mac.update(text);
+    let computed = STANDARD.encode(mac.finalize().into_bytes());
+    computed.as_bytes().ct_eq(signature.as_bytes()).into()
+}
+
+fn string_to_sign(parts: &Parts, date: &str, bucket: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.push(b'\n');
+    for name in ["content-md5", "content-type"] {
+        if let Some(value) = parts.headers.get(name) {
+            out.extend_from_slice(value.as_bytes().trim_ascii());
+        }
+        out.push(b'\n');
+    }
+    out.extend_from_slice(date.as_bytes());
+    out.push(b'\n');
+    let query = parts.uri.query().unwrap_or("");
+    push_amz_headers(&mut out, &parts.headers, query);
+    if let Some(bucket) = bucket {
+        out.push(b'/');
+        out.extend_from_slice(bucket.as_bytes());
+    }
+    out.extend_from_slice(parts.uri.path().as_bytes());
+    push_subresources(&mut out, query);
+    out
+}
+
+/// `name:value` of each x-amz-* header, sorted, values of one name joined by commas. Presigned
+/// requests carry such headers in their query (botocore/auth.py, HmacV1QueryAuth).
+fn push_amz_headers(out: &mut Vec<u8>, headers: &HeaderMap, query: &str) {
+    let mut fields: Vec<(&str, Cow<'_, [u8]>)> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_bytes())))
+        .collect();
+    fields.extend(query.split('&').map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (
+            name,
+            Cow::Owned(decode_value(value).into_owned().into_bytes()),
+        )
+    }));
+    fields.retain(|(name, _)| name.starts_with("x-amz-"));
+    fields.sort_by_key(|(name, _)| *name);
+    let mut before = "";
+    for (name, value) in &fields {
+        if *name == before {
+            out.pop();
+            out.push(b',');
+        } else {
+            out.extend_from_slice(name.as_bytes());
+            out.push(b':');
+        }
+        out.extend_from_slice(value.trim_ascii());
+        out.push(b'\n');
+        before = name;
+    }
+}
+
+/// The signed parameters of a query, sorted by name; values decoded.
+fn push_subresources(out: &mut Vec<u8>, query: &str) {
+    let mut signed: Vec<(&str, Option<&str>)> = query
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (pair, None),
+        })
+        .filter(|(name, _)| SIGNED_PARAMETERS.binary_search(name).is_ok())
+        .collect();
+    signed.sort_by_key(|(name, _)| *name);
+    for (index, (name, value)) in signed.into_iter().enumerate() {
+        out.push(if index == 0 { b'?' } else { b'&' });
+        out.extend_from_slice(name.as_bytes());
+        // `?acl=` is signed as `acl` by clients that send `?acl`, and the other way round.
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            out.push(b'=');
+            out.extend_from_slice(decode_value(value).as_bytes());
+        }
+    }
+}
