@@ -3,6 +3,7 @@
 //! Doors (S3, Swift, the mount) speak to the [`volume::Volume`] trait; [`brick`] implements it
 //! over one directory tree. This crate knows no protocol: no HTTP, no XML, no FUSE.
 
+pub mod brick;
 pub mod checksum;
 pub mod clock;
 pub mod compose;
