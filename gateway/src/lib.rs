@@ -2,7 +2,12 @@
 
 pub mod auth;
 pub mod body;
+pub mod cli;
 pub mod conditions;
+pub mod config;
 pub mod errors;
+pub mod logs;
 pub mod s3;
+pub mod server;
+pub mod tls;
 pub mod users;

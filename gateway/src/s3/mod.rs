@@ -100,6 +100,14 @@ impl<V: Volume> S3<V> {
         response
     }
 
+    /// An answer in place of [`S3::handle`]'s, for requests that the server itself refuses.
+    pub fn refuse(&self, code: S3Code) -> Response<Body> {
+        let (id, error) = (self.ids.next(), S3Error::from(code));
+        let mut response = respond::error(&error, "", id, self.ids.host_id(), true);
+        respond::mark(response.headers_mut(), id, &self.ids);
+        response
+    }
+
     async fn answer<B: RequestBody>(
         &self,
         parts: http::request::Parts,
