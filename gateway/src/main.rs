@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `portico`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gateway::cli::main()
+}

@@ -1,0 +1,148 @@
+//! Where a tree keeps what: `DIR/main` is the volume `main`, `DIR/.portico` is the server's own.
+//!
+//!     DIR/main/BUCKET/KEY          objects
+//!     DIR/main/.portico/           the volume's own state
+//!     DIR/.portico/lock            held while a server runs; holds its pid
+//!     DIR/.portico/users.toml      users and keys, mode 0600 (see `users`)
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::CommandError;
+
+/// The name of the volume that a server serves.
+const VOLUME: &str = "main";
+/// The directory of the server's own state.
+const STATE: &str = ".portico";
+
+/// The paths of one tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    dir: PathBuf,
+}
+
+impl Layout {
+    /// A tree that is there already.
+    pub(super) fn existing(dir: &Path) -> Result<Self, CommandError> {
+        if !dir.is_dir() {
+            let shown = dir.display();
+            return Err(CommandError::new(format!("{shown} is not a directory")));
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// A tree that is made where it is not there. The state's directory is for its owner only.
+    pub(super) fn create(dir: &Path) -> Result<Self, CommandError> {
+        let layout = Self {
+            dir: dir.to_owned(),
+        };
+        let failed = |path: &Path| {
+            let shown = path.display().to_string();
+            move |error| CommandError::new(format!("cannot create {shown}: {error}"))
+        };
+        let volume = layout.volume();
+        std::fs::create_dir_all(&volume).map_err(failed(&volume))?;
+        let state = layout.state();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&state)
+            .map_err(failed(&state))?;
+        Ok(layout)
+    }
+
+    /// The volume's root.
+    pub(super) fn volume(&self) -> PathBuf {
+        self.dir.join(VOLUME)
+    }
+
+    /// The directory itself.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join(STATE)
+    }
+
+    /// Takes the tree for this process until the lock is dropped. Errors: another process has
+    /// it, which is named by its pid.
+    pub(super) fn lock(&self) -> Result<TreeLock, CommandError> {
+        let path = self.state().join("lock");
+        let failed = |error| {
+            let shown = path.display();
+            CommandError::new(format!("cannot lock {shown}: {error}"))
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(failed)?;
+                return Err(CommandError::new(format!(
+                    "{} is in use by the portico with pid {}",
+                    self.dir.display(),
+                    holder.trim()
+                )));
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        file.set_len(0).map_err(failed)?;
+        file.rewind().map_err(failed)?;
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        Ok(TreeLock { _file: file })
+    }
+}
+
+/// The right to change a tree. The kernel takes it back when the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct TreeLock {
+    _file: File,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_has_one_server_and_the_second_is_told_its_pid() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(dir.path()).unwrap();
+        let held = layout.lock().unwrap();
+        let refused = layout.lock().unwrap_err().text;
+        let pid = std::process::id().to_string();
+        assert!(refused.ends_with(&format!("pid {pid}")), "{refused}");
+        drop(held);
+        layout.lock().unwrap();
+    }
+
+    #[test]
+    fn the_state_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(&dir.path().join("a/b")).unwrap();
+        let mode = layout.state().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(layout.volume().is_dir());
+    }
+
+    #[test]
+    fn a_tree_that_is_not_there_is_named() {
+        let error = Layout::existing(Path::new("/nonexistent/tree")).unwrap_err();
+        assert_eq!(error.text, "/nonexistent/tree is not a directory");
+    }
+}
