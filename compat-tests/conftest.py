@@ -1,0 +1,160 @@
+"""Fixtures: a server for each module or each test, a bucket for each test, the clients."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from harness import clients
+from harness.server import ACCESS_KEY, BINARY, SECRET_KEY, TARGET, Endpoint, Server
+
+RUN_DIR = Path(os.environ.get("PORTICO_COMPAT_DIR", TARGET / "compat"))
+EXTERNAL = os.environ.get("PORTICO_ENDPOINT")
+STARTED = []
+
+
+def pytest_collection_modifyitems(items):
+    """Against a foreign server what looks at the disk is skipped."""
+    for item in items:
+        if EXTERNAL and item.get_closest_marker("tree"):
+            item.add_marker(pytest.mark.skip(reason="PORTICO_ENDPOINT: no data directory to look at"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows the end of the logs of the servers that ran."""
+    report = (yield).get_result()
+    if report.failed:
+        for server in STARTED:
+            report.sections.append((f"server log {server.log_path.name}", server.log(3000)))
+
+
+@pytest.fixture(scope="session")
+def run_dir():
+    """An empty directory on a real disk: xattrs and rename work there as they do for users."""
+    shutil.rmtree(RUN_DIR, ignore_errors=True)
+    RUN_DIR.mkdir(parents=True)
+    yield RUN_DIR
+    if not os.environ.get("PORTICO_COMPAT_KEEP"):
+        for data_dir in RUN_DIR.glob("*/data*"):
+            shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def external_endpoint():
+    """The foreign server of PORTICO_ENDPOINT, for trying the suites themselves."""
+    parts = urlsplit(EXTERNAL)
+    keys = os.environ.get("PORTICO_ACCESS_KEY", ACCESS_KEY), os.environ.get("PORTICO_SECRET_KEY", SECRET_KEY)
+    return Endpoint(parts.hostname, parts.port, *keys, scheme=parts.scheme)
+
+
+def finish(server):
+    """Stops a server and checks that it was well to the end."""
+    was_running = server.running()
+    code = server.stop()
+    log = server.log_path.read_text(errors="replace")
+    assert "panicked at" not in log, f"the server panicked:\n{server.log()}"
+    if was_running:
+        assert code == 0, f"the server ended with {code} after SIGTERM:\n{server.log()}"
+
+
+@pytest.fixture(scope="module")
+def server(request, run_dir):
+    """A server shared by the tests of a module."""
+    if EXTERNAL:
+        yield external_endpoint()
+        return
+    home = run_dir / request.module.__name__
+    home.mkdir(exist_ok=True)
+    started = Server(home / "data", home / "server.log", config=getattr(request.module, "CONFIG", None))
+    STARTED.append(started)
+    try:
+        yield started.start()
+        finish(started)
+        assert not started.staging_debris()
+    finally:
+        started.kill()
+        STARTED.remove(started)
+
+
+@pytest.fixture
+def new_server(request, run_dir):
+    """Makes servers of the test's own: `new_server()` is not started yet."""
+    if EXTERNAL:
+        pytest.skip("PORTICO_ENDPOINT: no server of our own")
+    home = run_dir / f"{request.module.__name__}-{uuid.uuid4().hex[:8]}"
+    home.mkdir()
+    made = []
+
+    def make(data_dir=None, **options):
+        made.append(Server(data_dir or home / "data", home / f"server{len(made)}.log", **options))
+        STARTED.append(made[-1])
+        return made[-1]
+
+    try:
+        yield make
+        for server in made:
+            if server.process:
+                finish(server)
+    finally:
+        for server in made:
+            server.kill()
+            STARTED.remove(server)
+        if not os.environ.get("PORTICO_COMPAT_KEEP"):
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def fresh_server(new_server):
+    """A started server of the test's own."""
+    return new_server().start()
+
+
+@pytest.fixture
+def s3(server):
+    """boto3 for the shared server."""
+    return clients.boto(server)
+
+
+@pytest.fixture
+def bucket(s3):
+    """An empty bucket."""
+    name = f"t-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def aws(server, tmp_path):
+    """aws-cli for the shared server."""
+    return clients.AwsCli(server, tmp_path)
+
+
+@pytest.fixture
+def s3cmd(server, tmp_path):
+    """s3cmd for the shared server."""
+    return clients.S3cmd(server, tmp_path)
+
+
+@pytest.fixture
+def rclone(server, tmp_path):
+    """rclone for the shared server."""
+    if not shutil.which("rclone"):
+        pytest.skip("rclone is not installed")
+    return clients.Rclone(server, tmp_path)
+
+
+@pytest.fixture
+def restic(server, tmp_path, bucket):
+    """restic with an empty bucket of the shared server."""
+    if not shutil.which("restic"):
+        pytest.skip("restic is not installed")
+    return clients.Restic(server, tmp_path, bucket)
+
+
+def pytest_sessionstart():
+    """Says at once where there is nothing to test."""
+    if not EXTERNAL and not BINARY.exists():
+        pytest.exit(f"no binary at {BINARY}: cargo build --release --bin portico", returncode=3)
