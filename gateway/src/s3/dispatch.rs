@@ -8,8 +8,8 @@ use super::ctx::{Call, Ctx, RequestBody};
 use super::respond::Body;
 use super::route::{BucketOperation, ObjectOperation, Operation};
 use super::{
-    acl, attributes, bucket as buckets, copy, cors, delete_many, get, list, multipart, object,
-    post, tagging,
+    acl, attributes, bucket as buckets, copy, cors, delete_many, get, list, list_uploads,
+    multipart, object, post, tagging,
 };
 use crate::auth::grant::Resource;
 use crate::errors::{S3Code, S3Error};
@@ -24,7 +24,10 @@ pub async fn dispatch<V: Volume, B: RequestBody>(
 ) -> Result<Response<Body>, S3Error> {
     match operation {
         Operation::ListBuckets => {
-            let grant = call.grant(Resource::Service)?;
+            let grant = match call.caller {
+                Some(_) => Some(call.grant(Resource::Service)?),
+                None => None,
+            };
             Box::pin(list::list_buckets(ctx, call, grant)).await
         }
         Operation::Preflight(name) => {
@@ -64,7 +67,7 @@ async fn on_bucket<V: Volume, B: RequestBody>(
         Op::ListObjects => list::list_objects(ctx, call, call.grant(on)?, bucket).await,
         Op::ListObjectsV2 => list::list_objects_v2(ctx, call, call.grant(on)?, bucket).await,
         Op::ListMultipartUploads => {
-            list::list_multipart_uploads(ctx, call, call.grant(on)?, bucket).await
+            list_uploads::list_multipart_uploads(ctx, call, call.grant(on)?, bucket).await
         }
         Op::DeleteObjects => {
             delete_many::delete_objects(ctx, call, call.grant(on)?, bucket, body).await
@@ -137,7 +140,7 @@ async fn rarely_on_object<V: Volume, B: RequestBody>(
         Op::CreateMultipartUpload => {
             multipart::create_multipart_upload(ctx, call, call.grant(on)?, bucket, at).await
         }
-        Op::ListParts => list::list_parts(ctx, call, call.grant(on)?, at).await,
+        Op::ListParts => list_uploads::list_parts(ctx, call, call.grant(on)?, at).await,
         Op::CompleteMultipartUpload => {
             let grant = call.grant(on)?;
             multipart::complete_multipart_upload(ctx, call, grant, bucket, at, body).await

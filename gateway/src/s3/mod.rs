@@ -17,6 +17,7 @@ pub mod delete_many;
 pub mod dispatch;
 pub mod get;
 pub mod list;
+pub mod list_uploads;
 pub mod multipart;
 pub mod object;
 pub mod operation;
@@ -54,6 +55,23 @@ struct Trail {
     user: Option<String>,
 }
 
+/// What a browser says of a request that a page of another origin makes.
+struct CrossOrigin {
+    origin: HeaderValue,
+    method: Method,
+}
+
+impl CrossOrigin {
+    fn of(parts: &http::request::Parts) -> Option<Self> {
+        let origin = parts.headers.get(header::ORIGIN)?.clone();
+        let asked = parts.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let method = asked
+            .and_then(|method| Method::from_bytes(method.as_bytes()).ok())
+            .unwrap_or_else(|| parts.method.clone());
+        Some(Self { origin, method })
+    }
+}
+
 impl<V: Volume> S3<V> {
     /// Opens the door.
     pub fn new(ctx: Ctx<V>) -> Self {
@@ -80,7 +98,7 @@ impl<V: Volume> S3<V> {
         let id = self.ids.next();
         let (parts, body) = request.into_parts();
         let method = parts.method.clone();
-        let origin = parts.headers.get(header::ORIGIN).cloned();
+        let cross = CrossOrigin::of(&parts);
         let path = parts.uri.clone();
         let mut trail = Trail {
             operation: None,
@@ -93,7 +111,7 @@ impl<V: Volume> S3<V> {
             log_failure(&error, id);
             respond::error(&error, path.path(), id, self.ids.host_id(), with_body)
         });
-        self.finish(&mut response, &method, origin.as_ref(), &trail, id);
+        self.finish(&mut response, cross.as_ref(), &trail, id);
         if tracing::enabled!(target: respond::ACCESS_LOG, tracing::Level::INFO) {
             log_access(&mut response, method, trail, id, begun);
         }
@@ -153,8 +171,7 @@ impl<V: Volume> S3<V> {
     fn finish(
         &self,
         response: &mut Response<Body>,
-        method: &Method,
-        origin: Option<&HeaderValue>,
+        cross: Option<&CrossOrigin>,
         trail: &Trail,
         id: RequestId,
     ) {
@@ -166,8 +183,8 @@ impl<V: Volume> S3<V> {
         {
             headers.insert(respond::X_AMZ_BUCKET_REGION, region);
         }
-        if let (Some(origin), Some(bucket)) = (origin, &trail.bucket) {
-            cors::mark(headers, method, origin, bucket);
+        if let (Some(cross), Some(bucket)) = (cross, &trail.bucket) {
+            cors::mark(headers, &cross.method, &cross.origin, bucket);
         }
     }
 }

@@ -76,6 +76,11 @@ impl XmlWriter {
         self.close(name);
     }
 
+    /// Text in the element that is open.
+    pub fn inner_text(&mut self, text: &str) {
+        escape_into(text, &mut self.0);
+    }
+
     /// An element with a number.
     pub fn number(&mut self, name: &str, number: u64) {
         self.text(name, &number.to_string());
