@@ -63,8 +63,7 @@ pub enum BodyError {
         "The request contained trailing data that was not well-formed or did not conform to our published schema."
     )]
     MalformedTrailer,
-    /// InvalidChunkSizeError, 403 at AWS: a chunk smaller than 8 KiB that is not the last is let
-    /// pass here; this one is for sizes over the limit.
+    /// InvalidChunkSizeError: a chunk's size is over the limit of a whole PUT.
     #[error("Chunk is larger than {max_bytes} bytes")]
     ChunkTooLarge {
         /// The limit, in bytes.

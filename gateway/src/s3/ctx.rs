@@ -138,12 +138,12 @@ impl Call {
         body: B,
         max_bytes: u64,
     ) -> Result<Bytes, S3Error> {
-        let decoded = body::decode(body, &self.payload, self.headers())?;
+        let decoded = body::decode_optional(body, &self.payload, self.headers())?;
         let too_large = || {
             let error = S3Error::from(S3Code::MaxMessageLengthExceeded);
             error.field("MaxMessageLengthBytes", max_bytes.to_string())
         };
-        if decoded.len_bytes() > max_bytes {
+        if decoded.len_bytes().is_some_and(|len| len > max_bytes) {
             return Err(too_large());
         }
         let document = decoded.read_to_limit(max_bytes).await?;
