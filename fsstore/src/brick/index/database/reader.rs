@@ -1,0 +1,159 @@
+//! What is asked of the database.
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::Totals;
+use super::super::overlay::BucketId;
+use super::super::range::{KeyRange, Rolling};
+use super::super::row::Row;
+use super::Database;
+use crate::error::Result;
+
+/// After every key: no UTF-8 has this byte.
+const AFTER_ALL: &[u8] = &[0xff];
+
+/// A row as the database has it.
+pub(in super::super) struct Stored {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+impl Database {
+    /// The first `limit` rows of a range, in order of keys.
+    pub async fn rows(
+        &self,
+        bucket: BucketId,
+        range: &KeyRange,
+        limit: usize,
+    ) -> Result<Vec<Stored>> {
+        let rows = sqlx::query(
+            "SELECT key, value FROM entry
+            WHERE bucket_id = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?",
+        )
+        .bind(bucket)
+        .bind(range.from.as_slice())
+        .bind(end_of(range))
+        .bind(row_limit(limit))
+        .fetch_all(&self.readers)
+        .await
+        .and_then(|rows| rows.iter().map(stored).collect());
+        self.settle(rows).await
+    }
+
+    /// As [`Database::rows`], but of the keys that roll up to the same common prefix only the
+    /// first: one seek for each, instead of a read of all that are under it.
+    pub async fn heads(
+        &self,
+        bucket: BucketId,
+        range: &KeyRange,
+        rolling: Rolling<'_>,
+        limit: usize,
+    ) -> Result<Vec<Stored>> {
+        // After a key comes the key and a zero byte; after a common prefix, the prefix and a
+        // byte that no UTF-8 has. substr and instr count bytes, since all of these are blobs.
+        let rows = sqlx::query(
+            "WITH RECURSIVE head (key) AS (
+                SELECT * FROM (
+                    SELECT key FROM entry
+                    WHERE bucket_id = ?1 AND key >= ?2 AND key < ?3 ORDER BY key LIMIT 1
+                )
+                UNION ALL
+                SELECT (
+                    SELECT e.key FROM entry AS e
+                    WHERE e.bucket_id = ?1 AND e.key < ?3 AND e.key >=
+                        CASE instr(substr(head.key, ?4 + 1), ?5)
+                        WHEN 0 THEN CAST(head.key || x'00' AS BLOB)
+                        ELSE CAST(substr(head.key, 1, ?4 - 1 + length(?5)
+                            + instr(substr(head.key, ?4 + 1), ?5)) || x'FF' AS BLOB)
+                        END
+                    ORDER BY e.key LIMIT 1
+                )
+                FROM head WHERE head.key IS NOT NULL LIMIT ?6
+            )
+            SELECT e.key, e.value FROM head
+            CROSS JOIN entry AS e ON e.bucket_id = ?1 AND e.key = head.key",
+        )
+        .bind(bucket)
+        .bind(range.from.as_slice())
+        .bind(end_of(range))
+        .bind(row_limit(rolling.prefix.len()))
+        .bind(rolling.delimiter)
+        .bind(row_limit(limit))
+        .fetch_all(&self.readers)
+        .await
+        .and_then(|rows| rows.iter().map(stored).collect());
+        let mut rows: Vec<Stored> = self.settle(rows).await?;
+        // In order already; SQLite does not promise it.
+        rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(rows)
+    }
+
+    /// What stands at a key.
+    pub async fn get(&self, bucket: BucketId, key: &[u8]) -> Result<Option<Row>> {
+        let row = sqlx::query("SELECT key, value FROM entry WHERE bucket_id = ? AND key = ?")
+            .bind(bucket)
+            .bind(key)
+            .fetch_optional(&self.readers)
+            .await
+            .and_then(|row| row.as_ref().map(stored).transpose());
+        let row = self.settle(row).await?;
+        row.map(|stored| Row::decode(&stored.value)).transpose()
+    }
+
+    /// The first `limit` rows that need hashing, after a bucket and key.
+    pub async fn unhashed(
+        &self,
+        after: (BucketId, &[u8]),
+        limit: usize,
+    ) -> Result<Vec<(BucketId, Stored)>> {
+        let rows = sqlx::query(
+            "SELECT key, value, bucket_id FROM entry INDEXED BY unhashed
+            WHERE needs_hash = 1 AND (bucket_id, key) > (?, ?)
+            ORDER BY bucket_id, key LIMIT ?",
+        )
+        .bind(after.0)
+        .bind(after.1)
+        .bind(row_limit(limit))
+        .fetch_all(&self.readers)
+        .await
+        .and_then(|rows| {
+            rows.iter()
+                .map(|row| Ok((row.try_get(2)?, stored(row)?)))
+                .collect()
+        });
+        self.settle(rows).await
+    }
+
+    /// The counters of a bucket.
+    pub async fn totals(&self, bucket: BucketId) -> Result<Totals> {
+        let row = sqlx::query("SELECT objects, bytes FROM bucket WHERE id = ?")
+            .bind(bucket)
+            .fetch_optional(&self.readers)
+            .await
+            .and_then(|row| {
+                row.map(|row| Ok((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?)))
+                    .transpose()
+            });
+        let (objects, bytes) = self.settle(row).await?.unwrap_or((0, 0));
+        Ok(Totals {
+            objects: objects.try_into().unwrap_or(0),
+            bytes: bytes.try_into().unwrap_or(0),
+        })
+    }
+}
+
+fn end_of(range: &KeyRange) -> &[u8] {
+    range.to.as_deref().unwrap_or(AFTER_ALL)
+}
+
+fn row_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn stored(row: &SqliteRow) -> sqlx::Result<Stored> {
+    Ok(Stored {
+        key: row.try_get(0)?,
+        value: row.try_get(1)?,
+    })
+}

@@ -1,0 +1,219 @@
+//! What is written to the database.
+
+use std::sync::Arc;
+
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
+
+use super::super::overlay::{BucketId, BucketState, Generation, Key, Pending};
+use super::super::row::Row;
+
+/// Rows written by one statement.
+const WRITE_CHUNK: usize = 128;
+/// Rows of a dropped bucket deleted by one transaction.
+const SWEEP_ROWS: u64 = 4_096;
+
+/// The connection that writes.
+#[derive(Debug)]
+pub(in super::super) struct Writer {
+    pub(super) connection: SqliteConnection,
+    /// Buckets whose rows are to be deleted.
+    pub(super) dropped: Vec<BucketId>,
+}
+
+impl Writer {
+    /// Writes a generation, as one transaction. Writing it again changes nothing.
+    pub async fn write(&mut self, generation: &Generation) -> sqlx::Result<()> {
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        for (&id, state) in &generation.buckets {
+            write_bucket(&mut transaction, id, state).await?;
+        }
+        for (&id, rows) in &generation.rows {
+            let mut delta = Delta::default();
+            let mut rows = rows.iter();
+            loop {
+                let chunk: Vec<_> = rows.by_ref().take(WRITE_CHUNK).collect();
+                if chunk.is_empty() {
+                    break;
+                }
+                delta.add(write_rows(&mut transaction, id, &chunk).await?);
+            }
+            sqlx::query("UPDATE bucket SET objects = objects + ?, bytes = bytes + ? WHERE id = ?")
+                .bind(delta.objects)
+                .bind(delta.bytes)
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        for (&id, state) in &generation.buckets {
+            if *state == BucketState::Dropped && !self.dropped.contains(&id) {
+                self.dropped.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a batch of rows of dropped buckets. True where more are left.
+    pub async fn sweep(&mut self) -> sqlx::Result<bool> {
+        let Some(&id) = self.dropped.last() else {
+            return Ok(false);
+        };
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        let deleted = sqlx::query(
+            "DELETE FROM entry WHERE (bucket_id, key) IN
+            (SELECT bucket_id, key FROM entry WHERE bucket_id = ? LIMIT ?)",
+        )
+        .bind(id)
+        .bind(SWEEP_ROWS as i64)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        let done = deleted < SWEEP_ROWS;
+        if done {
+            sqlx::query("DELETE FROM bucket WHERE id = ?")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        if done {
+            self.dropped.pop();
+        }
+        Ok(!self.dropped.is_empty())
+    }
+
+    /// Copies the write-ahead log into the database and syncs both. False where readers did not
+    /// get out of the way in time: then nothing is said of durability.
+    pub async fn checkpoint(&mut self) -> sqlx::Result<bool> {
+        let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(row.try_get::<i64, _>(0)? == 0)
+    }
+}
+
+/// How the counters of a bucket change.
+#[derive(Default)]
+struct Delta {
+    objects: i64,
+    bytes: i64,
+}
+
+impl Delta {
+    fn add(&mut self, other: Self) {
+        self.objects += other.objects;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+async fn write_bucket(
+    transaction: &mut Transaction<'_, Sqlite>,
+    id: BucketId,
+    state: &BucketState,
+) -> sqlx::Result<()> {
+    let (name, complete) = match state {
+        BucketState::Known { name, complete } => (Some(name.as_str()), *complete),
+        BucketState::Dropped => (None, false),
+    };
+    sqlx::query(
+        "INSERT INTO bucket (id, name, complete) VALUES (?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET name = excluded.name, complete = excluded.complete",
+    )
+    .bind(id)
+    .bind(name)
+    .bind(complete)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+/// Writes rows of one bucket; what they replace is counted in the same transaction, so the
+/// counters stay exact.
+async fn write_rows(
+    transaction: &mut Transaction<'_, Sqlite>,
+    bucket: BucketId,
+    rows: &[(&Key, &Pending)],
+) -> sqlx::Result<Delta> {
+    let sql = with_keys(
+        "SELECT count(*), coalesce(sum(len_bytes), 0) FROM entry",
+        rows.len(),
+    );
+    let keys = rows.iter().map(|(key, _)| &key[..]);
+    let replaced = keys
+        .fold(statement(sql, rows.len()).bind(bucket), |query, key| {
+            query.bind(key)
+        })
+        .fetch_one(&mut **transaction)
+        .await?;
+    let mut delta = Delta {
+        objects: -replaced.try_get::<i64, _>(0)?,
+        bytes: -replaced.try_get::<i64, _>(1)?,
+    };
+
+    let gone: Vec<&[u8]> = rows
+        .iter()
+        .filter(|(_, pending)| pending.is_none())
+        .map(|(key, _)| &key[..])
+        .collect();
+    if !gone.is_empty() {
+        let query = statement(with_keys("DELETE FROM entry", gone.len()), gone.len()).bind(bucket);
+        gone.iter()
+            .fold(query, |query, &key| query.bind(key))
+            .execute(&mut **transaction)
+            .await?;
+    }
+
+    let puts: Vec<(&[u8], &Arc<Row>)> = rows
+        .iter()
+        .filter_map(|(key, pending)| Some((&key[..], pending.as_ref()?)))
+        .collect();
+    if !puts.is_empty() {
+        let mut query = statement(upsert(puts.len()), puts.len());
+        for (key, row) in &puts {
+            let len_bytes = i64::try_from(row.len_bytes).unwrap_or(i64::MAX);
+            delta.add(Delta {
+                objects: 1,
+                bytes: len_bytes,
+            });
+            query = query
+                .bind(bucket)
+                .bind(*key)
+                .bind(len_bytes)
+                .bind(row.flags.needs_hash)
+                .bind(row.encode());
+        }
+        query.execute(&mut **transaction).await?;
+    }
+    Ok(delta)
+}
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// A statement made for `rows` rows: prepared once for full chunks, which are the many.
+fn statement<'q>(sql: String, rows: usize) -> Query<'q> {
+    sqlx::query(AssertSqlSafe(sql)).persistent(rows == WRITE_CHUNK || rows == 1)
+}
+
+fn with_keys(head: &str, keys: usize) -> String {
+    let mut sql = format!("{head} WHERE bucket_id = ? AND key IN (?");
+    for _ in 1..keys {
+        sql.push_str(",?");
+    }
+    sql.push(')');
+    sql
+}
+
+fn upsert(rows: usize) -> String {
+    let mut sql =
+        "INSERT INTO entry (bucket_id, key, len_bytes, needs_hash, value) VALUES (?,?,?,?,?)"
+            .to_owned();
+    for _ in 1..rows {
+        sql.push_str(",(?,?,?,?,?)");
+    }
+    sql.push_str(
+        " ON CONFLICT (bucket_id, key) DO UPDATE SET len_bytes = excluded.len_bytes,
+        needs_hash = excluded.needs_hash, value = excluded.value",
+    );
+    sql
+}
