@@ -83,7 +83,7 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum HashPolicy {
-    /// Soon, one file at a time (the default).
+    /// Soon, one file at a time.
     #[default]
     Background,
     /// When a request first asks for the object.

@@ -193,8 +193,10 @@ impl ServeArgs {
         set(durability, self.durability);
         set(hash, self.hash);
         set(scan_interval, self.scan_interval);
-        set_some(&mut root.access_key, self.root_access_key);
-        set_some(&mut root.secret_key, self.root_secret_key);
+        // A variable set to nothing, as `docker run -e` leaves it, gives no key.
+        let is_given = |key: &String| !key.is_empty();
+        set_some(&mut root.access_key, self.root_access_key.filter(is_given));
+        set_some(&mut root.secret_key, self.root_secret_key.filter(is_given));
         set_some(&mut tls.cert, self.tls_cert);
         set_some(&mut tls.key, self.tls_key);
         set(&mut log.format, self.log_format);
