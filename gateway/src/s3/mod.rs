@@ -27,6 +27,10 @@ pub mod respond;
 pub mod route;
 pub mod tagging;
 mod target;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod xml;
 
 use std::time::Instant;

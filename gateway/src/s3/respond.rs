@@ -197,7 +197,7 @@ pub struct RequestIds {
 impl RequestIds {
     /// Begins a series from a seed (the time of the start).
     pub fn new(seed: u64) -> Self {
-        let host_id = HeaderValue::from_str(&format!("portico-{:016x}", scramble(seed)))
+        let host_id = HeaderValue::from_str(&format!("portico-{:016x}", scramble(!seed)))
             .unwrap_or(HeaderValue::from_static("portico"));
         Self {
             next: AtomicU64::new(seed),
