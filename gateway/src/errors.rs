@@ -384,16 +384,14 @@ impl From<AuthError> for S3Error {
             }
             AuthError::InvalidToken => C::InvalidToken.with(message),
             AuthError::ExpiredToken => C::ExpiredToken.with(message),
-            AuthError::MissingSecurityHeader { name } => C::MissingSecurityHeader
-                .with(message)
-                .field("MissingHeaderName", name),
             AuthError::InvalidRequest(_) => C::InvalidRequest.with(message),
             AuthError::InvalidArgument {
                 name,
                 value,
                 message,
             } => Self::invalid_argument(name, value, message),
-            AuthError::ContentSha256Mismatch => C::XAmzContentSHA256Mismatch.with(message),
+            AuthError::PolicyNotMet(_) => C::AccessDenied.with(message),
+            AuthError::InvalidPolicyDocument(_) => C::InvalidPolicyDocument.with(message),
         }
     }
 }

@@ -69,12 +69,6 @@ pub enum AuthError {
     /// ExpiredToken, 400.
     #[error("The provided token has expired.")]
     ExpiredToken,
-    /// MissingSecurityHeader, 400.
-    #[error("Your request was missing a required header")]
-    MissingSecurityHeader {
-        /// The header.
-        name: &'static str,
-    },
     /// InvalidRequest, 400.
     #[error("{0}")]
     InvalidRequest(&'static str),
@@ -88,9 +82,12 @@ pub enum AuthError {
         /// Its value as given.
         value: String,
     },
-    /// XAmzContentSHA256Mismatch, 400: two statements about the body's hash disagree.
-    #[error("The provided 'x-amz-content-sha256' header does not match what was computed.")]
-    ContentSha256Mismatch,
+    /// AccessDenied, 403: a form that its policy does not allow.
+    #[error("Invalid according to Policy: {0}")]
+    PolicyNotMet(String),
+    /// InvalidPolicyDocument, 400: a form's policy that is none.
+    #[error("{0}")]
+    InvalidPolicyDocument(&'static str),
 }
 
 impl AuthError {

@@ -8,6 +8,7 @@ mod date;
 pub mod error;
 pub mod grant;
 pub mod payload;
+pub mod post_policy;
 pub(crate) mod signing_key;
 mod sigv2;
 mod sigv4;
@@ -67,14 +68,19 @@ pub struct Authenticated {
     pub payload: Payload,
 }
 
-impl Authenticated {
-    fn user(credential: &Credential, payload: Payload) -> Self {
-        let identity = Identity {
+impl Identity {
+    fn of(credential: &Credential) -> Self {
+        Self {
             user: Arc::clone(&credential.user),
             access_key: credential.key.id.clone(),
-        };
+        }
+    }
+}
+
+impl Authenticated {
+    fn user(credential: &Credential, payload: Payload) -> Self {
         Self {
-            identity: Some(identity),
+            identity: Some(Identity::of(credential)),
             payload,
         }
     }

@@ -195,7 +195,7 @@ fn check_named(headers: &HeaderMap, checksum: Option<DigestAlgorithm>) -> Result
         .find(|(name, _)| {
             value
                 .as_bytes()
-                .eq_ignore_ascii_case(name[PREFIX_LEN..].as_bytes())
+                .eq_ignore_ascii_case(&name.as_bytes()[PREFIX_LEN..])
         })
         .map(|(_, algorithm)| *algorithm)
         .ok_or(BodyError::InvalidRequest(

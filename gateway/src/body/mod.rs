@@ -10,6 +10,7 @@ pub mod chunked;
 mod digest;
 pub mod error;
 mod expected;
+pub mod form;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use fsstore::volume::MAX_PUT_LEN_BYTES;
 use http::HeaderMap;
 
 use crate::auth::Payload;
+use crate::server::Stalled;
 use chunked::{ChunkedDecoder, Step};
 use expected::Stated;
 
@@ -185,31 +187,13 @@ where
                     self.count(bytes.len() as u64)?;
                     return Ok(Some(bytes));
                 }
-                Step::NeedMore => match self.poll_body().await? {
+                Step::NeedMore => match poll_data(&mut self.body).await? {
                     Some(bytes) => self.input = bytes,
                     None => self.end()?,
                 },
             }
         }
         Ok(None)
-    }
-
-    /// Bytes of HTTP's next data frame; trailing headers of HTTP's own are passed over.
-    async fn poll_body(&mut self) -> Result<Option<Bytes>, BodyError> {
-        loop {
-            let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
-            match frame {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(BodyError::Transport(error.into())),
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data()
-                        && !bytes.is_empty()
-                    {
-                        return Ok(Some(bytes));
-                    }
-                }
-            }
-        }
     }
 
     fn count(&mut self, len: u64) -> Result<(), BodyError> {
@@ -262,6 +246,34 @@ where
         let whole = whole.freeze();
         self.finish()?.verify(&whole)?;
         Ok(whole)
+    }
+}
+
+/// Bytes of HTTP's next data frame; trailing headers of HTTP's own are passed over.
+async fn poll_data<B>(body: &mut B) -> Result<Option<Bytes>, BodyError>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    loop {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(failed(error.into())),
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data()
+                    && !bytes.is_empty()
+                {
+                    return Ok(Some(bytes));
+                }
+            }
+        }
+    }
+}
+
+fn failed(error: BoxError) -> BodyError {
+    if error.is::<Stalled>() {
+        BodyError::Timeout
+    } else {
+        BodyError::Transport(error)
     }
 }
 
