@@ -93,6 +93,17 @@ impl Writer {
     }
 }
 
+#[cfg(test)]
+impl Writer {
+    /// Makes the file system look full beyond this many pages.
+    pub async fn limit_pages(&mut self, pages: u32) {
+        sqlx::query(AssertSqlSafe(format!("PRAGMA max_page_count = {pages}")))
+            .execute(&mut self.connection)
+            .await
+            .unwrap();
+    }
+}
+
 /// How the counters of a bucket change.
 #[derive(Default)]
 struct Delta {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{bucket, keys, open, put, query, remove};
 use crate::brick::index::{Index, Opened, Page};
+use crate::error::StoreError;
 
 #[tokio::test]
 async fn what_was_flushed_survives_a_kill() {
@@ -41,6 +42,55 @@ async fn a_checkpoint_leaves_everything_in_the_database_file() {
     assert_eq!(opened, Opened::Existing);
     let totals = copied.count_and_bytes(&name).await.unwrap();
     assert_eq!((totals.objects, totals.bytes), (1_000, 499_500));
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_no_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = bucket("b");
+    let index = open(&dir).await;
+    index.apply([put(&name, "first", 1)]);
+    index.flush().await.unwrap();
+    index.shared.writer.lock().await.limit_pages(20).await;
+    let applied = index.apply((0..5_000).map(|n| put(&name, &format!("k{n:04}"), n)));
+    for _ in 0..3 {
+        let failed = index.flush().await;
+        assert!(matches!(failed, Err(StoreError::NoSpace)), "{failed:?}");
+        let failed = index.checkpoint().await;
+        assert!(matches!(failed, Err(StoreError::NoSpace)), "{failed:?}");
+        index.apply([remove(&name, "first")]);
+    }
+    assert!(index.flushed_through() < applied.seq);
+    let page = index.list(&name, &query("", "", "", 10_000)).await.unwrap();
+    assert_eq!(page.objects.len(), 5_000);
+    index.shared.writer.lock().await.limit_pages(100_000).await;
+    assert!(index.checkpoint().await.unwrap() > applied.seq);
+    let totals = index.count_and_bytes(&name).await.unwrap();
+    assert_eq!((totals.objects, totals.bytes), (5_000, 4_999 * 2_500));
+}
+
+#[tokio::test]
+async fn a_flush_that_is_given_up_loses_no_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = bucket("b");
+    let index = open(&dir).await;
+    for round in 0..100_u64 {
+        index.apply((0..300).map(|n| put(&name, &format!("k{:04}", n * 7 + round), round)));
+        index.apply([remove(&name, &format!("k{round:04}"))]);
+        let patience = Duration::from_micros(round * 50);
+        let _ = tokio::time::timeout(patience, index.flush()).await;
+        let _ = tokio::time::timeout(patience, index.checkpoint()).await;
+    }
+    index.checkpoint().await.unwrap();
+    let page = index.list(&name, &query("", "", "", 10_000)).await.unwrap();
+    let lengths: u64 = page.objects.iter().map(|(_, row)| row.len_bytes).sum();
+    let totals = index.count_and_bytes(&name).await.unwrap();
+    assert_eq!(
+        (totals.objects, totals.bytes),
+        (page.objects.len() as u64, lengths)
+    );
+    let last = page.objects.last().map(|(key, _)| key.as_str());
+    assert_eq!(last, Some("k2192"));
 }
 
 #[tokio::test]
@@ -90,10 +140,7 @@ async fn damage_found_later_is_repaired_by_the_next_start() {
     let (index, opened) = Index::open(dir.path()).await.unwrap();
     assert_eq!(opened, Opened::Existing);
     let failed = index.list(&name, &query("", "", "", 10_000)).await;
-    assert!(
-        matches!(failed, Err(crate::error::StoreError::Index(_))),
-        "{failed:?}"
-    );
+    assert!(matches!(failed, Err(StoreError::Index(_))), "{failed:?}");
     drop(index);
     let (_, opened) = Index::open(dir.path()).await.unwrap();
     assert_eq!(opened, Opened::Fresh);

@@ -179,3 +179,51 @@ async fn long_stretches_of_removed_keys_are_passed() {
     }
     check_totals(&index, &name, &model).await;
 }
+
+/// The database is asked for the first key of each prefix only; where that one is removed in
+/// memory, the next must be found.
+#[tokio::test]
+async fn a_prefix_whose_first_keys_are_removed_in_memory_is_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(&dir).await;
+    let name = bucket("b");
+    let mut model = Model::new();
+    for (prefix, n) in (0..60_u64).flat_map(|prefix| (0..20).map(move |n| (prefix, n))) {
+        model.insert(format!("d{prefix:02}/k{n:02}"), row(n));
+    }
+    index.apply(
+        model
+            .iter()
+            .map(|(key, row)| put(&name, key, row.len_bytes)),
+    );
+    index.flush().await.unwrap();
+    // From here on everything stays in memory.
+    index.flusher.0.abort();
+    // Prefix n loses its first n % 22 keys: some lose none, some all.
+    let gone: Vec<String> = (0..60)
+        .flat_map(|prefix| (0..prefix % 22).map(move |n| format!("d{prefix:02}/k{n:02}")))
+        .collect();
+    index.apply(gone.iter().map(|key| remove(&name, key)));
+    index.apply([put(&name, "d21/later", 1), put(&name, "d01/earlier", 1)]);
+    model.retain(|key, _| !gone.contains(key));
+    model.insert("d21/later".to_owned(), row(1));
+    model.insert("d01/earlier".to_owned(), row(1));
+    for delimiter in ["/", "/k", "d"] {
+        for limit in [1, 5, 25, 1_000] {
+            let mut query = query("", delimiter, "", limit);
+            loop {
+                let page = index.list(&name, &query).await.unwrap();
+                assert_eq!(page, model_list(&model, &query), "{query:?}");
+                match page.next {
+                    Some(next) => query.after = Some(next),
+                    None => break,
+                }
+            }
+        }
+    }
+    assert_eq!(
+        index.flushed_through(),
+        1,
+        "the removals were not in memory"
+    );
+}
