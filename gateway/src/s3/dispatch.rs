@@ -9,7 +9,7 @@ use super::respond::Body;
 use super::route::{BucketOperation, ObjectOperation, Operation};
 use super::{
     acl, attributes, bucket as buckets, copy, cors, delete_many, get, list, list_uploads,
-    multipart, object, post, tagging,
+    list_versions, multipart, object, post, tagging,
 };
 use crate::auth::grant::Resource;
 use crate::errors::{S3Code, S3Error};
@@ -66,6 +66,9 @@ async fn on_bucket<V: Volume, B: RequestBody>(
         Op::DeleteBucket => buckets::delete_bucket(ctx, call.grant(on)?, bucket).await,
         Op::ListObjects => list::list_objects(ctx, call, call.grant(on)?, bucket).await,
         Op::ListObjectsV2 => list::list_objects_v2(ctx, call, call.grant(on)?, bucket).await,
+        Op::ListObjectVersions => {
+            list_versions::list_object_versions(ctx, call, call.grant(on)?, bucket).await
+        }
         Op::ListMultipartUploads => {
             list_uploads::list_multipart_uploads(ctx, call, call.grant(on)?, bucket).await
         }

@@ -26,7 +26,7 @@ const MAX_BUCKETS: usize = 10_000;
 /// Buckets looked at in one step.
 const BUCKETS_PER_STEP: usize = 1000;
 /// About how many bytes an entry takes in a document.
-const ENTRY_LEN_BYTES: usize = 320;
+pub(super) const ENTRY_LEN_BYTES: usize = 320;
 
 /// What `encoding-type=url` leaves as it is.
 const PLAIN: AsciiSet = NON_ALPHANUMERIC
@@ -153,7 +153,8 @@ impl Asked {
         })
     }
 
-    async fn page<V: Volume>(
+    /// A page after a key or prefix; nothing where nothing is asked for.
+    pub async fn page<V: Volume>(
         &self,
         ctx: &Ctx<V>,
         bucket: &BucketInfo,
@@ -184,7 +185,8 @@ impl Asked {
         }
     }
 
-    fn write_limits(&self, xml: &mut XmlWriter, truncated: bool) {
+    /// Limit, delimiter, encoding, and whether the page was cut.
+    pub fn write_limits(&self, xml: &mut XmlWriter, truncated: bool) {
         xml.number("MaxKeys", self.limit as u64);
         if let Some(delimiter) = &self.delimiter {
             self.text(xml, "Delimiter", delimiter);
@@ -230,13 +232,19 @@ fn parse_boolean(query: &Query, name: &'static str) -> Result<bool, S3Error> {
 }
 
 /// Who an entry belongs to: a file that came without a door is its bucket's owner's.
-fn owner_of<'a>(call: &'a Call, bucket: &BucketInfo, entry: &ListEntry) -> Owner<'a> {
+pub(super) fn owner_of<'a>(call: &'a Call, bucket: &BucketInfo, entry: &ListEntry) -> Owner<'a> {
     call.owner(entry.owner.as_deref().or(bucket.owner.as_deref()))
 }
 
 fn write_entry(xml: &mut XmlWriter, asked: &Asked, entry: &ListEntry, owner: Option<&Owner<'_>>) {
     xml.open("Contents");
     asked.text(xml, "Key", entry.key.as_str());
+    write_facts(xml, entry, owner);
+    xml.close("Contents");
+}
+
+/// What a listing says of an object besides its name.
+pub(super) fn write_facts(xml: &mut XmlWriter, entry: &ListEntry, owner: Option<&Owner<'_>>) {
     xml.text("LastModified", &iso_time(entry.modified));
     xml.etag(entry.etag.as_str());
     if let Some((algorithm, kind)) = entry.checksum {
@@ -248,7 +256,6 @@ fn write_entry(xml: &mut XmlWriter, asked: &Asked, entry: &ListEntry, owner: Opt
         write_owner(xml, "Owner", owner);
     }
     xml.text("StorageClass", "STANDARD");
-    xml.close("Contents");
 }
 
 pub(super) fn write_prefixes(xml: &mut XmlWriter, asked: &Asked, prefixes: &[String]) {

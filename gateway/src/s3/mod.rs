@@ -18,6 +18,7 @@ pub mod dispatch;
 pub mod get;
 pub mod list;
 pub mod list_uploads;
+pub mod list_versions;
 pub mod multipart;
 pub mod object;
 pub mod operation;
@@ -33,6 +34,7 @@ pub(crate) mod testing;
 mod tests;
 pub mod xml;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use fsstore::volume::{BucketInfo, Volume};
@@ -44,7 +46,7 @@ use self::respond::{AccessRecord, Body, RequestId, RequestIds};
 use self::route::Operation;
 use crate::auth::{Payload, authenticate};
 use crate::errors::{S3Code, S3Error};
-use crate::users::DEFAULT_ACCOUNT;
+use crate::users::{DEFAULT_ACCOUNT, User};
 
 /// The S3 door of one volume.
 pub struct S3<V> {
@@ -56,7 +58,7 @@ pub struct S3<V> {
 struct Trail {
     operation: Option<Operation>,
     bucket: Option<BucketInfo>,
-    user: Option<String>,
+    user: Option<Arc<User>>,
 }
 
 /// What a browser says of a request that a page of another origin makes.
@@ -112,6 +114,7 @@ impl<V: Volume> S3<V> {
         let with_body = method != Method::HEAD;
         let answer = self.answer(parts, body, id, conn, &mut trail).await;
         let mut response = answer.unwrap_or_else(|error| {
+            let error = name_what_is_missing(error, trail.operation.as_ref());
             log_failure(&error, id);
             respond::error(&error, path.path(), id, self.ids.host_id(), with_body)
         });
@@ -160,7 +163,7 @@ impl<V: Volume> S3<V> {
         let proved = authenticate(&call.parts, &call.directory, now, &ctx.auth)?;
         call.caller = proved.identity;
         call.payload = proved.payload;
-        trail.user = call.caller.as_ref().map(|caller| caller.user.name.clone());
+        trail.user = call.caller.as_ref().map(|caller| Arc::clone(&caller.user));
         if let Some(caller) = &call.caller
             && caller.user.account != DEFAULT_ACCOUNT
         {
@@ -193,6 +196,21 @@ impl<V: Volume> S3<V> {
     }
 }
 
+/// Adds the name of what does not exist, as AWS does.
+fn name_what_is_missing(error: S3Error, operation: Option<&Operation>) -> S3Error {
+    match (error.code(), operation) {
+        (S3Code::NoSuchBucket, Some(operation)) => match operation.bucket() {
+            Some(bucket) => error.field("BucketName", bucket.as_str()),
+            None => error,
+        },
+        (S3Code::NoSuchKey, Some(operation)) => match operation.key() {
+            Some(key) => error.field("Key", key.as_str()),
+            None => error,
+        },
+        _ => error,
+    }
+}
+
 fn log_failure(error: &S3Error, id: RequestId) {
     if error.status().is_server_error() && error.code() != S3Code::NotImplemented {
         let cause = std::error::Error::source(error).map(ToString::to_string);
@@ -216,7 +234,7 @@ fn log_access(
             .map(|name| name.as_str().to_owned())
             .unwrap_or_default(),
         key: key.map(|key| key.as_str().to_owned()).unwrap_or_default(),
-        user: trail.user.unwrap_or_default(),
+        user: trail.user.map(|user| user.name.clone()).unwrap_or_default(),
         status: response.status().as_u16(),
         request_id,
         begun,

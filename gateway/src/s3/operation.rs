@@ -25,6 +25,7 @@ pub enum BucketOperation {
     DeleteBucket,
     ListObjects,
     ListObjectsV2,
+    ListObjectVersions,
     ListMultipartUploads,
     DeleteObjects,
     PostObject,
@@ -111,6 +112,7 @@ impl Operation {
                 B::HeadBucket
                 | B::ListObjects
                 | B::ListObjectsV2
+                | B::ListObjectVersions
                 | B::ListMultipartUploads
                 | B::GetBucketLocation
                 | B::GetBucketTagging

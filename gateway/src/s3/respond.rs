@@ -282,7 +282,7 @@ pub fn error_document(error: &S3Error, resource: &str, id: RequestId, host_id: &
 
 /// Puts the headers on an answer that every answer has.
 pub(crate) fn mark(headers: &mut HeaderMap, id: RequestId, ids: &RequestIds) {
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+    if let Ok(value) = HeaderValue::try_from(id.to_string()) {
         headers.insert(X_AMZ_REQUEST_ID, value);
     }
     headers.insert(X_AMZ_ID_2, ids.host_id().clone());

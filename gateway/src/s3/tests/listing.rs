@@ -175,6 +175,30 @@ async fn a_page_of_nothing_is_not_truncated() {
 }
 
 #[tokio::test]
+async fn every_object_is_the_null_version_of_its_key() {
+    let door = door_with(&["a", "b", "c/1"]).await;
+    let uri = "/bucket?versions&max-keys=1";
+    let first = door.expect(Who::Alice, "GET", uri, 200).await;
+    let root = first.xml("ListVersionsResult");
+    let version = root.child("Version").unwrap();
+    assert_eq!(version.required("Key").unwrap(), "a");
+    assert_eq!(version.required("VersionId").unwrap(), "null");
+    assert_eq!(version.required("IsLatest").unwrap(), "true");
+    assert_eq!(root.required("NextKeyMarker").unwrap(), "a");
+    assert_eq!(root.required("NextVersionIdMarker").unwrap(), "null");
+    let uri = "/bucket?versions&delimiter=/&key-marker=a&version-id-marker=null";
+    let rest = door.expect(Who::Alice, "GET", uri, 200).await;
+    let root = rest.xml("ListVersionsResult");
+    assert_eq!(texts(&root, "Version", "Key"), ["b"]);
+    assert_eq!(texts(&root, "CommonPrefixes", "Prefix"), ["c/"]);
+    assert_eq!(root.required("IsTruncated").unwrap(), "false");
+    let alone = door
+        .ask(Who::Alice, "GET", "/bucket?versions&version-id-marker=null")
+        .await;
+    assert_eq!(alone.outcome(), (400, "InvalidArgument".to_owned()));
+}
+
+#[tokio::test]
 async fn uploads_and_parts_are_listed_in_pages() {
     let door = door_with(&[]).await;
     let mut ids = Vec::new();
