@@ -42,7 +42,8 @@ pub struct Config {
     pub durability: Durability,
     /// When digests of files made behind portico's back are computed.
     pub hash: HashPolicy,
-    /// Longest time until a change made behind portico's back shows in listings.
+    /// Shortest pause between two looks at the whole tree, by which listings learn of changes
+    /// made behind portico's back.
     #[serde(deserialize_with = "duration")]
     pub scan_interval: Duration,
     /// Keys of the first user.
@@ -68,7 +69,7 @@ impl Default for Config {
             domains: Vec::new(),
             durability: Durability::Strict,
             hash: HashPolicy::Background,
-            scan_interval: Duration::from_secs(60),
+            scan_interval: Duration::from_secs(1),
             root: RootConfig::default(),
             log: LogConfig::default(),
             tls: TlsConfig::default(),
@@ -127,8 +128,6 @@ impl std::fmt::Debug for RootConfig {
 pub struct BucketConfig {
     /// What a 200 on a write means here.
     pub durability: Option<Durability>,
-    /// When digests of files made behind portico's back are computed here.
-    pub hash: Option<HashPolicy>,
 }
 
 /// Why a configuration cannot be used.

@@ -50,12 +50,12 @@ impl<H: Handler> Stack<H> {
                 return Ok(refused.map(|body| InFlightBody::new(body, None)));
             }
             let method = request.method().clone();
-            let path = request.uri().path().to_owned();
+            let uri = request.uri().clone();
             let answer = match unpanicked(handler.handle(request, peer)).await {
                 Ok(answer) => answer,
                 Err(_) => {
                     // The panic's own words are logged by the hook that `logs` installs.
-                    tracing::error!(%method, path, "the handler panicked");
+                    tracing::error!(%method, path = uri.path(), "the handler panicked");
                     handler.refuse(Refusal::Panicked)
                 }
             };

@@ -44,7 +44,7 @@ pub(crate) struct ServeArgs {
     /// When files made behind portico's back are hashed [default: background]
     #[arg(long, env = "PORTICO_HASH", value_name = "WHEN", help_heading = "Data")]
     hash: Option<HashPolicy>,
-    /// Longest time until such files show in listings [default: 60s]
+    /// Shortest pause between two looks for such files at the whole tree [default: 1s]
     #[arg(long, env = "PORTICO_SCAN_INTERVAL", value_parser = parse_duration,
           value_name = "TIME", help_heading = "Data")]
     scan_interval: Option<Duration>,
