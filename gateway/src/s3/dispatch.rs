@@ -105,7 +105,7 @@ async fn on_object<V: Volume, B: RequestBody>(
     let on = Resource::Bucket(bucket);
     match operation {
         Op::GetObject => get::get_object(ctx, call, bucket, at).await,
-        Op::HeadObject => object::head_object(ctx, call, bucket, at).await,
+        Op::HeadObject => get::head_object(ctx, call, bucket, at).await,
         Op::PutObject => object::put_object(ctx, call, call.grant(on)?, bucket, at, body).await,
         Op::DeleteObject => object::delete_object(ctx, call, call.grant(on)?, bucket, at).await,
         Op::UploadPart => {

@@ -1,20 +1,265 @@
-//! Handlers of objects.
+//! GetObject and HeadObject: conditions, ranges, parts, and the headers of an object.
 
-use fsstore::object::Locator;
-use fsstore::volume::{BucketInfo, Volume};
-use http::Response;
+use std::ops::Range;
+use std::sync::Arc;
+
+use fsstore::error::StoreError;
+use fsstore::name::PartNumber;
+use fsstore::object::{Checksum, Locator, ObjectInfo, ObjectPart};
+use fsstore::volume::{BucketInfo, Object, Volume};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, EXPIRES};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::ctx::{Call, Ctx};
-use super::respond::Body;
-use crate::errors::S3Error;
+use super::get_body::ObjectBody;
+use super::object_checksum::{self, kind_name};
+use super::object_headers::{put_described, put_state};
+use super::query::Query;
+use super::respond::{self, Body};
+use crate::auth::grant::Read;
+use crate::conditions::{self, Refusal, refused_read};
+use crate::errors::{S3Code, S3Error};
 
-/// GetObject.
+/// Query parameters that replace headers of the answer. Source: S3 API, GetObject.
+const OVERRIDES: [(&str, &str); 6] = [
+    ("response-cache-control", "cache-control"),
+    ("response-content-disposition", "content-disposition"),
+    ("response-content-encoding", "content-encoding"),
+    ("response-content-language", "content-language"),
+    ("response-content-type", "content-type"),
+    ("response-expires", "expires"),
+];
+
+/// GetObject. A range that is malformed, or more than one, is ignored: the answer is the whole
+/// object with 200, as at AWS. Errors: NoSuchKey, AccessDenied, PreconditionFailed, InvalidRange,
+/// InvalidPartNumber, InvalidRequest. Source: S3 API, GetObject.
 pub async fn get_object<V: Volume>(
     ctx: &Ctx<V>,
     call: &Call,
     bucket: &BucketInfo,
     at: &Locator,
 ) -> Result<Response<Body>, S3Error> {
-    let _ = (ctx, call, bucket, at);
-    Err(S3Error::not_implemented("GetObject"))
+    let opened = ctx.volume.open(at).await;
+    let object = opened.map_err(|error| call.object_error(bucket, error))?;
+    let info = object.info();
+    call.grant_object::<Read>(bucket, &info.attrs)?;
+    if let Some(unmodified) = check_conditions(call.headers(), info)? {
+        return Ok(unmodified);
+    }
+    let parts = match part_number(&call.query)? {
+        Some(_) if info.part_count.is_some() => object.parts().await?,
+        Some(_) | None => Vec::new(),
+    };
+    let wanted = Wanted::of(call, info, &parts)?;
+    let mut response = answer(call, info, &wanted)?;
+    *response.body_mut() = if wanted.bytes.is_empty() {
+        Body::empty()
+    } else {
+        Body::stream(ObjectBody::new(Arc::new(object), wanted.bytes))
+    };
+    Ok(response)
+}
+
+/// HeadObject: the headers of [`get_object`], without a body. Source: S3 API, HeadObject.
+pub async fn head_object<V: Volume>(
+    ctx: &Ctx<V>,
+    call: &Call,
+    bucket: &BucketInfo,
+    at: &Locator,
+) -> Result<Response<Body>, S3Error> {
+    let refuse = |error| call.object_error(bucket, error);
+    let (info, parts) = match part_number(&call.query)? {
+        None => (ctx.volume.stat(at).await.map_err(refuse)?, Vec::new()),
+        Some(_) => {
+            let object = ctx.volume.open(at).await.map_err(refuse)?;
+            (object.info().clone(), object.parts().await?)
+        }
+    };
+    call.grant_object::<Read>(bucket, &info.attrs)?;
+    if let Some(unmodified) = check_conditions(call.headers(), &info)? {
+        return Ok(unmodified);
+    }
+    let wanted = Wanted::of(call, &info, &parts)?;
+    answer(call, &info, &wanted)
+}
+
+/// None where the conditions hold, the 304 where the client has what stands. Errors:
+/// PreconditionFailed.
+fn check_conditions(
+    headers: &HeaderMap,
+    info: &ObjectInfo,
+) -> Result<Option<Response<Body>>, S3Error> {
+    let failed = match conditions::precondition(headers).check_read(info) {
+        Ok(()) => return Ok(None),
+        Err(StoreError::PreconditionFailed(failed)) => failed,
+        Err(other) => return Err(other.into()),
+    };
+    match refused_read(failed) {
+        Refusal::PreconditionFailed => Err(StoreError::PreconditionFailed(failed).into()),
+        Refusal::NotModified => {
+            let mut response = respond::empty(StatusCode::NOT_MODIFIED);
+            let mut all = HeaderMap::new();
+            put_described(&mut all, info);
+            let headers = response.headers_mut();
+            put_state(headers, info);
+            for name in [CACHE_CONTROL, EXPIRES] {
+                if let Some(value) = all.remove(&name) {
+                    headers.insert(name, value);
+                }
+            }
+            Ok(Some(response))
+        }
+    }
+}
+
+/// The part that a request names. Errors: InvalidArgument.
+fn part_number(query: &Query) -> Result<Option<PartNumber>, S3Error> {
+    query.get("partNumber").map(parse_part_number).transpose()
+}
+
+/// A part number, 1 to 10,000. Errors: InvalidArgument.
+pub fn parse_part_number(text: &str) -> Result<PartNumber, S3Error> {
+    let number = text.parse().ok().and_then(|n| PartNumber::new(n).ok());
+    number.ok_or_else(|| {
+        let message = "Part number must be an integer between 1 and 10000, inclusive";
+        S3Error::invalid_argument("partNumber", text, message)
+    })
+}
+
+/// What of an object is asked for.
+struct Wanted {
+    bytes: Range<u64>,
+    /// Whether the answer is a 206 that says which bytes it has.
+    partial: bool,
+    /// The checksum of these bytes, where one is known and asked for.
+    checksum: Option<(Checksum, Option<u16>)>,
+    /// Whether the number of parts is told.
+    of_parts: bool,
+}
+
+impl Wanted {
+    fn of(call: &Call, info: &ObjectInfo, parts: &[ObjectPart]) -> Result<Self, S3Error> {
+        let headers = call.headers();
+        let number = part_number(&call.query)?;
+        let has_range = headers.contains_key(http::header::RANGE);
+        if number.is_some() && has_range {
+            let message = "Cannot specify both Range header and partNumber query parameter";
+            return Err(S3Code::InvalidRequest.with(message));
+        }
+        let with_checksum = headers
+            .get("x-amz-checksum-mode")
+            .is_some_and(|mode| mode.as_bytes().eq_ignore_ascii_case(b"ENABLED"));
+        let wanted = match (number, conditions::range(headers, info)) {
+            (Some(number), _) => Self::part(info, parts, number)?,
+            (None, Some(range)) => {
+                let bytes = range.resolve(info.len_bytes).map_err(|error| {
+                    let asked = headers.get(http::header::RANGE);
+                    let asked = asked.and_then(|value| value.to_str().ok()).unwrap_or("");
+                    S3Error::from(error).field("RangeRequested", asked)
+                })?;
+                Self {
+                    bytes,
+                    partial: true,
+                    checksum: None,
+                    of_parts: false,
+                }
+            }
+            (None, None) => Self::whole(info),
+        };
+        Ok(Self {
+            checksum: wanted.checksum.filter(|_| with_checksum),
+            ..wanted
+        })
+    }
+
+    fn whole(info: &ObjectInfo) -> Self {
+        Self {
+            bytes: 0..info.len_bytes,
+            partial: false,
+            checksum: object_checksum::shown(info).map(|sum| (sum, info.part_count)),
+            of_parts: false,
+        }
+    }
+
+    /// An object that was not uploaded in parts is its own first part.
+    fn part(info: &ObjectInfo, parts: &[ObjectPart], number: PartNumber) -> Result<Self, S3Error> {
+        if info.part_count.is_none() {
+            if number.get() != 1 {
+                return Err(no_such_part(number, 1));
+            }
+            return Ok(Self {
+                partial: info.len_bytes > 0,
+                ..Self::whole(info)
+            });
+        }
+        let found = parts.iter().find(|part| part.number == number);
+        let part = found.ok_or_else(|| no_such_part(number, info.part_count.unwrap_or(1)))?;
+        let kind = object_checksum::shown(info).map(|sum| sum.kind);
+        let checksum = part.checksum.clone().map(|sum| Checksum {
+            kind: kind.unwrap_or(sum.kind),
+            ..sum
+        });
+        Ok(Self {
+            bytes: part.offset_bytes..part.offset_bytes + part.len_bytes,
+            partial: part.len_bytes > 0,
+            checksum: checksum.map(|sum| (sum, None)),
+            of_parts: true,
+        })
+    }
+}
+
+fn no_such_part(number: PartNumber, part_count: u16) -> S3Error {
+    S3Error::from(S3Code::InvalidPartNumber)
+        .field("PartNumberRequested", number.get().to_string())
+        .field("ActualPartCount", part_count.to_string())
+}
+
+/// The answer without its body.
+fn answer(call: &Call, info: &ObjectInfo, wanted: &Wanted) -> Result<Response<Body>, S3Error> {
+    let mut response = respond::empty(match wanted.partial {
+        true => StatusCode::PARTIAL_CONTENT,
+        false => StatusCode::OK,
+    });
+    let headers = response.headers_mut();
+    put_state(headers, info);
+    put_described(headers, info);
+    override_headers(call, headers)?;
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let len_bytes = wanted.bytes.end - wanted.bytes.start;
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(len_bytes));
+    if wanted.partial {
+        let (first, last) = (wanted.bytes.start, wanted.bytes.end - 1);
+        let value = format!("bytes {first}-{last}/{}", info.len_bytes);
+        let value = HeaderValue::from_str(&value).expect("digits and signs are visible");
+        headers.insert(CONTENT_RANGE, value);
+    }
+    if let (true, Some(count)) = (wanted.of_parts, info.part_count) {
+        headers.insert("x-amz-mp-parts-count", HeaderValue::from(count));
+    }
+    if let Some((checksum, part_count)) = &wanted.checksum {
+        object_checksum::put_value(headers, checksum, *part_count);
+        let kind = HeaderValue::from_static(kind_name(checksum.kind));
+        headers.insert(object_checksum::CHECKSUM_TYPE, kind);
+    }
+    Ok(response)
+}
+
+/// Replaces headers as response-* parameters ask. Errors: InvalidRequest for anonymous callers,
+/// who could make a link that looks like the owner's.
+fn override_headers(call: &Call, headers: &mut HeaderMap) -> Result<(), S3Error> {
+    for (parameter, name) in OVERRIDES {
+        let Some(value) = call.query.get_nonempty(parameter) else {
+            continue;
+        };
+        if call.caller.is_none() {
+            let message = "Request specific response headers cannot be used for anonymous GET \
+                           requests.";
+            return Err(S3Code::InvalidRequest.with(message));
+        }
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+            S3Error::invalid_argument(parameter, value, "A header cannot carry this value.")
+        })?;
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    Ok(())
 }

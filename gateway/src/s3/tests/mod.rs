@@ -1,7 +1,12 @@
 //! Requests and answers of the S3 door over a model volume.
 
 mod acl;
+mod ask;
 mod buckets;
+mod copy;
 mod frame;
+mod get;
 mod listing;
+mod multipart;
+mod object;
 mod settings;
