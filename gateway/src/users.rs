@@ -318,3 +318,6 @@ fn check_secret(what: &str, secret: &Secret, max_bytes: usize) -> Result<(), Use
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

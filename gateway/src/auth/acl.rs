@@ -277,3 +277,89 @@ impl Acl {
         Some(acl)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::users::stable_id;
+    use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
+
+    fn grantees() -> impl Strategy<Value = Grantee> {
+        prop_oneof![
+            Just(Grantee::AllUsers),
+            Just(Grantee::AuthenticatedUsers),
+            Just(Grantee::LogDelivery),
+            "[a-z]{1,5}".prop_map(|name| Grantee::User(stable_id(&name))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_text_form_is_reversible(
+            owner in proptest::option::of("[a-z]{1,5}"),
+            grants in proptest::collection::vec(
+                (grantees(), (0..5usize).prop_map(|i| Permission::ALL[i].0)), 0..8,
+            ),
+        ) {
+            let acl = Acl { owner: owner.map(|name| stable_id(&name)), grants };
+            assert_eq!(Acl::from_text(&acl.to_text()), Some(acl));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_lists() {
+        let id = stable_id("a");
+        for bad in [
+            String::new(),
+            "2".to_owned(),
+            "1;".to_owned(),
+            "1;read=*everyone".to_owned(),
+            "1;fly=*all".to_owned(),
+            "1;owner=me".to_owned(),
+            format!("1;owner={id};owner={id}"),
+            format!("1{}", ";read=*all".repeat(MAX_GRANTS + 1)),
+        ] {
+            assert_eq!(Acl::from_text(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_list_grants_only_the_owner() {
+        let owner = stable_id("a");
+        let attrs = fsstore::object::Attributes {
+            owner: Some(owner.clone()),
+            acl: Some("9;read=*all".to_owned()),
+            ..Default::default()
+        };
+        assert_eq!(Acl::of_object(&attrs), Acl::private(Some(owner)));
+    }
+
+    #[test]
+    fn canned_lists_grant_what_they_say() {
+        let (me, other) = (stable_id("me"), stable_id("other"));
+        let text = |name: &str, bucket_owner: &str| {
+            let canned = CannedAcl::parse(name).unwrap();
+            let acl = Acl::canned(canned, Some(me.clone()), Some(bucket_owner));
+            let text = acl.to_text();
+            text.replace(&me, "ME").replace(&other, "OTHER")
+        };
+        for (name, grants) in [
+            ("private", ""),
+            ("public-read", ";read=*all"),
+            ("public-read-write", ";read=*all;write=*all"),
+            ("authenticated-read", ";read=*authenticated"),
+            ("bucket-owner-read", ";read=OTHER"),
+            ("bucket-owner-full-control", ";full=OTHER"),
+            (
+                "log-delivery-write",
+                ";write=*log-delivery;read-acp=*log-delivery",
+            ),
+            ("aws-exec-read", ""),
+        ] {
+            assert_eq!(text(name, &other), format!("1;owner=ME;full=ME{grants}"));
+        }
+        // The owner of the bucket needs no second grant.
+        assert_eq!(text("bucket-owner-read", &me), "1;owner=ME;full=ME");
+        assert!(CannedAcl::parse("public-ready").is_err());
+    }
+}

@@ -108,8 +108,7 @@ pub struct UserStore {
 
 impl UserStore {
     /// Opens the users of a store's directory. At the first start the root user is made, with
-    /// generated keys unless the environment gives some; [`UserStore::is_first_start`] of the
-    /// answer's second field says so. Errors: UserError.
+    /// generated keys unless the environment gives some. Errors: UserError.
     pub fn open(
         dir: &Path,
         declared: Vec<UserConfig>,
