@@ -9,4 +9,5 @@ mod get;
 mod listing;
 mod multipart;
 mod object;
+mod post;
 mod settings;
