@@ -143,17 +143,27 @@ pub fn host_of(parts: &Parts) -> Option<&str> {
     }
 }
 
-/// The bucket of a virtual-host request: what stands before one of `domains`, in lower case.
+/// The bucket of a virtual-host request: what stands before one of `domains`, in lower case. A
+/// host that is a domain names no bucket; where several domains fit, the longest does.
 pub fn bucket_of_host(host: &str, domains: &[String]) -> Option<String> {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
+    if domains.is_empty() {
+        return None;
+    }
     let name = name.to_ascii_lowercase();
-    domains.iter().find_map(|domain| {
-        let bucket = name.strip_suffix(domain.as_str())?.strip_suffix('.')?;
-        (!bucket.is_empty()).then(|| bucket.to_owned())
-    })
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    if domains.iter().any(|domain| domain == name) {
+        return None;
+    }
+    domains
+        .iter()
+        .filter_map(|domain| name.strip_suffix(domain.as_str())?.strip_suffix('.'))
+        .filter(|bucket| !bucket.is_empty())
+        .min_by_key(|bucket| bucket.len())
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -208,5 +218,9 @@ mod tests {
         assert_eq!(of(".s3.example.com"), None);
         assert_eq!(of("bs3.example.com"), None);
         assert_eq!(of("[::1]:9000"), None);
+        let nested = ["example.com".to_owned(), "s3.example.com".to_owned()];
+        assert_eq!(bucket_of_host("s3.example.com", &nested), None);
+        let found = bucket_of_host("b.s3.example.com.", &nested);
+        assert_eq!(found.as_deref(), Some("b"));
     }
 }

@@ -1,19 +1,20 @@
 //! Which bucket and key a request names, by its host and its path.
 
-use http::header;
 use http::request::Parts;
 
 use super::query::percent_decode;
+use crate::auth::uri::{bucket_of_host, host_of};
 use crate::errors::S3Error;
 
-/// The bucket and the key (empty where none), decoded.
+/// The bucket and the key (empty where none), decoded. The host is the one that signatures cover.
 pub(super) fn split_target(
     parts: &Parts,
     domains: &[String],
 ) -> Result<(Option<String>, String), S3Error> {
     let path = parts.uri.path();
     let path = path.strip_prefix('/').unwrap_or(path);
-    if let Some(bucket) = bucket_in_host(parts, domains) {
+    let host = host_of(parts).and_then(|host| bucket_of_host(host, domains));
+    if let Some(bucket) = host {
         return Ok((Some(bucket), percent_decode(path)?));
     }
     if path.is_empty() || path == "*" {
@@ -21,32 +22,4 @@ pub(super) fn split_target(
     }
     let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
     Ok((Some(percent_decode(bucket)?), percent_decode(key)?))
-}
-
-fn bucket_in_host(parts: &Parts, domains: &[String]) -> Option<String> {
-    if domains.is_empty() {
-        return None;
-    }
-    let host = match parts.uri.host() {
-        Some(host) => host,
-        None => without_port(parts.headers.get(header::HOST)?.to_str().ok()?),
-    };
-    let host = host.to_ascii_lowercase();
-    let host = host.strip_suffix('.').unwrap_or(&host);
-    if domains.iter().any(|domain| domain == host) {
-        return None;
-    }
-    domains
-        .iter()
-        .filter_map(|domain| host.strip_suffix(domain.as_str())?.strip_suffix('.'))
-        .filter(|bucket| !bucket.is_empty())
-        .min_by_key(|bucket| bucket.len())
-        .map(str::to_owned)
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    }
 }

@@ -208,3 +208,12 @@ fn a_host_below_a_domain_is_a_bucket() {
     let listing = ask("GET", "/", &[("host", "s3.example.org")]).unwrap();
     assert_eq!(listing, Operation::ListBuckets);
 }
+
+#[test]
+fn the_host_that_counts_is_the_one_that_signatures_cover() {
+    let uri = "http://evil.example.org/k";
+    let operation = ask("GET", uri, &[("host", "b.example.org")]).unwrap();
+    assert_eq!(bucket_and_key(&operation), ("b", "k"));
+    let authority_only = ask("GET", "http://b.example.org/k", &[]).unwrap();
+    assert_eq!(bucket_and_key(&authority_only), ("b", "k"));
+}

@@ -10,4 +10,5 @@ mod listing;
 mod multipart;
 mod object;
 mod post;
+mod log;
 mod settings;
