@@ -39,9 +39,9 @@ async fn the_door_answers_in_s3s_words_and_a_sigterm_drains() {
             .await
             .map_err(|error| panic!("{error:?}"))
     });
-    let answer = ask(addr, "GET / HTTP/1.1").await;
-    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    assert!(answer.contains("<Code>AccessDenied</Code>"), "{answer}");
+    let answer = ask(addr, "DELETE /bucket HTTP/1.1").await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    assert!(answer.contains("<Code>NoSuchBucket</Code>"), "{answer}");
     assert!(answer.contains("x-amz-request-id"), "{answer}");
 
     let me = rustix::process::getpid();
