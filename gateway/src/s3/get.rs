@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fsstore::error::StoreError;
 use fsstore::name::PartNumber;
 use fsstore::object::{Checksum, Locator, ObjectInfo, ObjectPart};
@@ -11,7 +12,7 @@ use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::ctx::{Call, Ctx};
-use super::get_body::ObjectBody;
+use super::get_body::{FRAME_LEN_BYTES, ObjectBody};
 use super::object_checksum::{self, kind_name};
 use super::object_headers::{put_described, put_state};
 use super::query::Query;
@@ -30,21 +31,48 @@ const OVERRIDES: [(&str, &str); 6] = [
     ("response-expires", "expires"),
 ];
 
+/// How often an object is opened again that an in-place writer changed before its first byte was
+/// sent.
+const MAX_OPENS: u32 = 3;
+
 /// GetObject. A range that is malformed, or more than one, is ignored: the answer is the whole
-/// object with 200, as at AWS. Errors: NoSuchKey, AccessDenied, PreconditionFailed, InvalidRange,
-/// InvalidPartNumber, InvalidRequest. Source: S3 API, GetObject.
+/// object with 200, as at AWS. What fits one frame is read before the answer begins, so that a
+/// failing disk is a 500 and not a broken connection. Errors: NoSuchKey, AccessDenied,
+/// PreconditionFailed, InvalidRange, InvalidPartNumber, InvalidRequest.
+/// Source: S3 API, GetObject.
 pub async fn get_object<V: Volume>(
     ctx: &Ctx<V>,
     call: &Call,
     bucket: &BucketInfo,
     at: &Locator,
 ) -> Result<Response<Body>, S3Error> {
+    for _ in 0..MAX_OPENS {
+        match open_and_answer(ctx, call, bucket, at).await? {
+            Opened::Answered(response) => return Ok(response),
+            Opened::Changed => {}
+        }
+    }
+    Err(StoreError::ChangedWhileRead.into())
+}
+
+enum Opened {
+    Answered(Response<Body>),
+    /// The bytes moved while they were read; nothing was sent.
+    Changed,
+}
+
+async fn open_and_answer<V: Volume>(
+    ctx: &Ctx<V>,
+    call: &Call,
+    bucket: &BucketInfo,
+    at: &Locator,
+) -> Result<Opened, S3Error> {
     let opened = ctx.volume.open(at).await;
     let object = opened.map_err(|error| call.object_error(bucket, error))?;
     let info = object.info();
     call.grant_object::<Read>(bucket, &info.attrs)?;
     if let Some(unmodified) = check_conditions(call.headers(), info)? {
-        return Ok(unmodified);
+        return Ok(Opened::Answered(unmodified));
     }
     let parts = match part_number(&call.query)? {
         Some(_) if info.part_count.is_some() => object.parts().await?,
@@ -52,12 +80,33 @@ pub async fn get_object<V: Volume>(
     };
     let wanted = Wanted::of(call, info, &parts)?;
     let mut response = answer(call, info, &wanted)?;
-    *response.body_mut() = if wanted.bytes.is_empty() {
-        Body::empty()
-    } else {
+    *response.body_mut() = if wanted.bytes.end - wanted.bytes.start > FRAME_LEN_BYTES {
         Body::stream(ObjectBody::new(Arc::new(object), wanted.bytes))
+    } else {
+        match read_whole(&object, wanted.bytes).await {
+            Ok(bytes) => Body::full(bytes),
+            Err(StoreError::ChangedWhileRead) => return Ok(Opened::Changed),
+            Err(error) => return Err(error.into()),
+        }
     };
-    Ok(response)
+    Ok(Opened::Answered(response))
+}
+
+/// Bytes that fit one frame. Errors: ChangedWhileRead, Io.
+async fn read_whole<O: Object>(object: &O, range: Range<u64>) -> Result<Bytes, StoreError> {
+    if range.is_empty() {
+        return Ok(Bytes::new());
+    }
+    let len_bytes = range.end - range.start;
+    let bytes = match object.try_read(range.clone()) {
+        Some(read) => read?,
+        None => object.read(range).await?,
+    };
+    if bytes.len() as u64 != len_bytes {
+        return Err(StoreError::ChangedWhileRead);
+    }
+    object.check_unchanged()?;
+    Ok(bytes)
 }
 
 /// HeadObject: the headers of [`get_object`], without a body. Source: S3 API, HeadObject.
@@ -262,4 +311,24 @@ fn override_headers(call: &Call, headers: &mut HeaderMap) -> Result<(), S3Error>
         headers.insert(HeaderName::from_static(name), value);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::get_body::tests::Held;
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[tokio::test]
+    async fn a_small_object_that_changed_is_not_answered_with() {
+        for is_cached in [true, false] {
+            let object = Held::new(4096, is_cached);
+            let read = read_whole(&*object, 6..4000).await.unwrap();
+            assert_eq!(read.len(), 3994);
+            assert!(read_whole(&*object, 0..0).await.unwrap().is_empty());
+            object.changed.store(true, Ordering::Relaxed);
+            let refused = read_whole(&*object, 0..4096).await;
+            assert!(matches!(refused, Err(StoreError::ChangedWhileRead)));
+        }
+    }
 }

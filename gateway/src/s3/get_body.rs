@@ -155,7 +155,7 @@ impl<O: Object> Body for ObjectBody<O> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use fsstore::name::{ETag, ObjectKey};
     use fsstore::object::{Attributes, KnownDigests, ObjectInfo, ObjectPart, Timestamp};
@@ -163,16 +163,17 @@ mod tests {
     use std::os::fd::BorrowedFd;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-    struct Held {
+    /// An object in memory, whose bytes are near or have to be waited for, and may change.
+    pub(in crate::s3) struct Held {
         info: ObjectInfo,
         bytes: Bytes,
         cached: bool,
-        changed: AtomicBool,
+        pub(in crate::s3) changed: AtomicBool,
         reads: AtomicU32,
     }
 
     impl Held {
-        fn new(len: usize, cached: bool) -> Arc<Self> {
+        pub(in crate::s3) fn new(len: usize, cached: bool) -> Arc<Self> {
             Arc::new(Self {
                 info: ObjectInfo {
                     key: ObjectKey::parse("k").unwrap(),

@@ -143,6 +143,11 @@ impl Door {
         }
     }
 
+    /// The door itself, for requests whose body is no plain one.
+    pub fn s3(&self) -> &S3<MemVolume> {
+        &self.s3
+    }
+
     pub fn volume(&self) -> &MemVolume {
         &self.s3.ctx().volume
     }

@@ -1,7 +1,9 @@
 //! Requests as the tests of objects write them: built up header by header, alice's unless said.
 
 use bytes::Bytes;
+use fsstore::testing::MemVolume;
 
+use crate::s3::S3;
 use crate::s3::testing::{self, Answer, Who};
 use crate::s3::xml::Element;
 
@@ -106,6 +108,11 @@ impl Door {
         let door = Self(testing::Door::open());
         door.send(Ask::put("/bucket", "")).await.is(200);
         door
+    }
+
+    /// The door itself, for requests whose body is no plain one.
+    pub fn s3(&self) -> &S3<MemVolume> {
+        self.0.s3()
     }
 
     pub async fn send(&self, ask: Ask) -> Reply {

@@ -1,4 +1,5 @@
 use super::ask::{Ask, Door};
+use crate::s3::ctx::ConnInfo;
 use crate::s3::testing::Who;
 
 #[tokio::test]
@@ -27,6 +28,57 @@ async fn conditions_of_a_write_are_decided() {
     put("if-match", "badetag")
         .await
         .is_error(412, "PreconditionFailed");
+}
+
+/// A body that nobody may look at.
+struct Untouched;
+
+impl http_body::Body for Untouched {
+    type Data = bytes::Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, std::io::Error>>> {
+        panic!("the body was polled: 100 Continue would have gone out")
+    }
+}
+
+#[tokio::test]
+async fn what_can_be_refused_without_the_body_is() {
+    let door = Door::open().await;
+    let open = Ask::put("/bucket?acl", "").header("x-amz-acl", "public-read-write");
+    door.send(open).await.is(200);
+    door.send(Ask::put("/bucket/there", "x")).await.is(200);
+    for (target, name, value, status) in [
+        ("/absent/k", "x-a", "", 404),
+        ("/bucket/there", "if-none-match", "*", 412),
+        ("/bucket/there", "if-match", "\"other\"", 412),
+        ("/bucket/k", "if-match", "*", 404),
+        ("/bucket/k", "content-md5", "short", 400),
+        ("/bucket/k", "x-amz-tagging", "a=1&a=2", 400),
+        ("/bucket/k", "x-amz-acl", "nobody", 400),
+        ("/bucket/k?partNumber=1&uploadId=absent", "x-a", "", 404),
+    ] {
+        let request = http::Request::put(target)
+            .header("host", "s3.test:9000")
+            .header("content-length", "3")
+            .header(name, value);
+        let request = request.body(Untouched).unwrap();
+        let answer = door.s3().handle(request, ConnInfo::default()).await;
+        assert_eq!(answer.status(), status, "{target} {name}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn of_many_creators_one_wins() {
+    let door = Door::open().await;
+    let put = |_| door.send(Ask::put("/bucket/k", "x").header("if-none-match", "*"));
+    let replies = futures_util::future::join_all((0..16).map(put)).await;
+    let statuses: Vec<u16> = replies.iter().map(|reply| reply.status.as_u16()).collect();
+    assert_eq!(statuses.iter().filter(|s| **s == 200).count(), 1);
+    assert_eq!(statuses.iter().filter(|s| **s == 412).count(), 15);
 }
 
 #[tokio::test]
