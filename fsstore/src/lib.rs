@@ -7,6 +7,7 @@ pub mod brick;
 pub mod checksum;
 pub mod clock;
 pub mod compose;
+pub mod digest;
 pub mod error;
 pub mod keypath;
 pub mod name;

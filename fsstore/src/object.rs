@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{FailedCondition, Result, StoreError};
 use crate::name::{BucketName, ETag, ObjectKey, PartNumber, UploadId, VersionId};
 
@@ -51,7 +53,7 @@ impl Locator {
 }
 
 /// A digest or checksum of an object's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DigestAlgorithm {
     /// RFC 1321, 16 bytes.
     Md5,
@@ -117,7 +119,7 @@ pub struct ExpectedDigest {
 }
 
 /// How a multipart object's checksum was made. Source: S3 API, ChecksumType.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ChecksumKind {
     /// Over the object's bytes.
     FullObject,
@@ -126,7 +128,7 @@ pub enum ChecksumKind {
 }
 
 /// A checksum that a client chose to have kept with the object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum {
     /// Which one.
     pub algorithm: DigestAlgorithm,
@@ -146,7 +148,7 @@ pub struct KnownDigests {
 }
 
 /// What a client says about an object, kept with it and given back.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Attributes {
     /// Headers kept by their lower-case names: `content-type`, `cache-control`, …, and what a
     /// door keeps for itself under names of its own.
