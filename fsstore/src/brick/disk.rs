@@ -1,0 +1,176 @@
+//! The only door to blocking file I/O: a trait small enough that a crash is an ordinary unit
+//! test, and its real implementation in [`super::osdisk`].
+//!
+//! Paths are relative to a directory handle, UTF-8, never empty and never absolute. Nothing
+//! here may be called from an async thread, except what says that it does not wait.
+
+use std::io;
+use std::sync::Arc;
+
+/// What stands at a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A FIFO, socket or device: never an object.
+    Other,
+}
+
+/// What the file system says of a file. Times are nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileFacts {
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// Time of the last change of its bytes.
+    pub mtime_ns: i64,
+    /// Time of the last change of anything.
+    pub ctime_ns: i64,
+    /// Time of creation; 0 where the file system keeps none.
+    pub btime_ns: i64,
+    /// Inode number.
+    pub ino: u64,
+    /// Number of names.
+    pub link_count: u64,
+}
+
+/// Room on the file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Size of the file system.
+    pub total_bytes: u64,
+    /// What is free to this process.
+    pub free_bytes: u64,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name.
+    pub name: String,
+    /// What it is; none where the file system does not say in the directory itself.
+    pub kind: Option<FileKind>,
+}
+
+/// One file system tree.
+pub trait Disk: Send + Sync + 'static {
+    /// A file held open.
+    type File: DiskFile;
+    /// A directory held open.
+    type Dir: Send + Sync;
+
+    /// The volume's root.
+    fn root(&self) -> Arc<Self::Dir>;
+
+    /// Opens a directory below `base`. Symbolic links are followed as [`Disk::open`] says.
+    fn open_dir(&self, base: &Self::Dir, path: &str) -> io::Result<Arc<Self::Dir>>;
+
+    /// Opens a regular file for reading, below `base`. A symbolic link on the way is followed
+    /// only where it stays inside the volume and outside the reserved directory; another one
+    /// is NotFound. A directory is IsADirectory; a FIFO, socket or device is InvalidInput and
+    /// is never waited for. Source: openat2(2), RESOLVE_BENEATH.
+    fn open(&self, base: &Self::Dir, path: &str) -> io::Result<Self::File>;
+
+    /// As [`Disk::open`], but never waits: WouldBlock where names are not in memory.
+    fn open_cached(&self, base: &Self::Dir, path: &str) -> io::Result<Self::File>;
+
+    /// Opens a file of portico's own for reading and writing, creating it where it is not.
+    fn open_own(&self, dir: &Self::Dir, name: &str, create: bool) -> io::Result<Self::File>;
+
+    /// Makes a file with no name, on the file system of `staging`; a crash leaves nothing, or
+    /// leaves a name in `staging` that the next start removes.
+    fn create_unnamed(&self, staging: &Self::Dir) -> io::Result<Self::File>;
+
+    /// Gives a file made by [`Disk::create_unnamed`] a name where none is: AlreadyExists
+    /// otherwise.
+    fn link(&self, file: &Self::File, dir: &Self::Dir, name: &str) -> io::Result<()>;
+
+    /// Moves a name, replacing what stands at the new one. Source: rename(2).
+    fn rename(
+        &self,
+        from: &Self::Dir,
+        from_name: &str,
+        to: &Self::Dir,
+        to_name: &str,
+    ) -> io::Result<()>;
+
+    /// Removes a file's name.
+    fn unlink(&self, dir: &Self::Dir, name: &str) -> io::Result<()>;
+
+    /// Makes a directory: AlreadyExists where anything stands.
+    fn make_dir(&self, parent: &Self::Dir, name: &str) -> io::Result<()>;
+
+    /// Removes an empty directory: DirectoryNotEmpty otherwise.
+    fn remove_dir(&self, parent: &Self::Dir, name: &str) -> io::Result<()>;
+
+    /// Looks at a name without following a symbolic link in its last component.
+    fn stat(&self, base: &Self::Dir, path: &str) -> io::Result<FileFacts>;
+
+    /// Looks at an open directory.
+    fn stat_dir(&self, dir: &Self::Dir) -> io::Result<FileFacts>;
+
+    /// Calls `visit` for each name (never `.` and `..`; names that are not UTF-8 are passed
+    /// over), in the directory's own order, until it says false.
+    fn read_dir(&self, dir: &Self::Dir, visit: &mut dyn FnMut(DirEntry) -> bool) -> io::Result<()>;
+
+    /// Makes the names in a directory durable. Source: fsync(2).
+    fn sync_dir(&self, dir: &Self::Dir) -> io::Result<()>;
+
+    /// Makes everything written so far durable, with errors reported; Unsupported where the
+    /// file system cannot promise that. Source: syncfs(2).
+    fn sync_everything(&self) -> io::Result<()>;
+
+    /// A directory's record, none where it has none. Unsupported without xattrs.
+    fn dir_record(&self, dir: &Self::Dir) -> io::Result<Option<Vec<u8>>>;
+
+    /// Sets a directory's record, or takes it away.
+    fn set_dir_record(&self, dir: &Self::Dir, record: Option<&[u8]>) -> io::Result<()>;
+
+    /// Whether files take user xattrs at all.
+    fn has_xattrs(&self) -> bool;
+
+    /// Room on the file system.
+    fn room(&self) -> io::Result<Room>;
+}
+
+/// A file held open.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Looks at it. Does not wait.
+    fn facts(&self) -> io::Result<FileFacts>;
+
+    /// Reads up to `len` bytes at an offset; fewer only at the end.
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+
+    /// As [`DiskFile::read_at`], but never waits: WouldBlock where bytes are not in memory.
+    fn read_at_cached(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+
+    /// Writes all bytes at an offset.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Cuts or extends it.
+    fn set_len(&self, len_bytes: u64) -> io::Result<()>;
+
+    /// Sets its mtime.
+    fn set_modified(&self, mtime_ns: i64) -> io::Result<()>;
+
+    /// Makes its bytes, length and record durable. After an error it is never tried again.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Copies bytes from another file, sharing blocks where the file system can; gives the
+    /// number of bytes copied, less than asked only at the source's end.
+    fn copy_from(&self, source: &Self, from: u64, to: u64, len_bytes: u64) -> io::Result<u64>;
+
+    /// Its record (the xattr `user.portico`), none where it has none.
+    fn record(&self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Sets its record, as one step.
+    fn set_record(&self, record: &[u8]) -> io::Result<()>;
+
+    /// The descriptor, where the file is one of the operating system's.
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+}
