@@ -1,0 +1,380 @@
+//! Walks a bucket's tree in the order of its keys, with bounded memory.
+//!
+//! Within a directory names are taken in the order of `name` for files and `name/` for
+//! directories: then a depth-first walk meets keys in byte order. A directory with more names
+//! than [`CHUNK_NAMES`] is read several times, each time keeping the smallest names beyond the
+//! last. Escaped keys stand elsewhere and are merged in, in the same way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::disk::{Disk, FileFacts, FileKind};
+use super::tree::{Tree, is_absent};
+use crate::error::{Result, StoreError};
+use crate::keypath;
+use crate::name::{BucketName, ObjectKey};
+
+/// Most names of one directory in memory at once.
+const CHUNK_NAMES: usize = 32_768;
+/// Deepest directory that is walked: a key has no more components.
+const MAX_DEPTH: usize = 513;
+
+/// What a visitor wants next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The next key.
+    Next,
+    /// The next key that does not begin with this.
+    Past(String),
+    /// Nothing more.
+    Stop,
+}
+
+/// A key met on the walk.
+pub struct Met {
+    /// The key.
+    pub key: ObjectKey,
+    /// Its file's facts; none for markers and symbolic links, which are to be looked up.
+    pub facts: Option<FileFacts>,
+    /// Whether it stands at its escaped path.
+    pub escaped: bool,
+}
+
+/// Calls `visit` for every key of a bucket after `after` that may hold an object, in order.
+/// Errors: NoSuchBucket, those of the disk and of `visit`.
+pub fn walk<D: Disk>(
+    tree: &Tree<D>,
+    bucket: &BucketName,
+    after: Option<&str>,
+    visit: &mut dyn FnMut(Met) -> Result<Step>,
+) -> Result<()> {
+    let root = tree.bucket_dir(bucket)?;
+    let mut walk = Walk {
+        tree,
+        bucket,
+        after: after.map(str::to_owned),
+        past: None,
+        escaped: BTreeMap::new(),
+        escaped_after: after.map(str::to_owned),
+        escaped_ended: false,
+        visit,
+    };
+    if walk.directory(&root)? {
+        walk.escaped_before(None)?;
+    }
+    Ok(())
+}
+
+/// A directory being walked.
+struct Level<D: Disk> {
+    dir: Arc<D::Dir>,
+    prefix: String,
+    names: VecDeque<(String, FileKind)>,
+    last: Option<String>,
+    more: bool,
+}
+
+impl<D: Disk> Level<D> {
+    fn new(dir: Arc<D::Dir>, prefix: String) -> Self {
+        Self {
+            dir,
+            prefix,
+            names: VecDeque::new(),
+            last: None,
+            more: true,
+        }
+    }
+}
+
+/// What became of a name.
+enum Entered<D: Disk> {
+    Done,
+    Below(Arc<D::Dir>, String),
+    Stop,
+}
+
+struct Walk<'a, D: Disk> {
+    tree: &'a Tree<D>,
+    bucket: &'a BucketName,
+    after: Option<String>,
+    past: Option<String>,
+    escaped: BTreeMap<String, Met>,
+    escaped_after: Option<String>,
+    escaped_ended: bool,
+    visit: &'a mut dyn FnMut(Met) -> Result<Step>,
+}
+
+fn failed(e: std::io::Error) -> StoreError {
+    StoreError::from_io("walk a bucket", e)
+}
+
+/// Keeps the smallest `CHUNK_NAMES` entries.
+fn keep_small<V>(entries: &mut BTreeMap<String, V>, name: String, value: V) -> bool {
+    let mut cut = false;
+    if entries.len() < CHUNK_NAMES || entries.last_key_value().is_some_and(|(k, _)| name < *k) {
+        entries.insert(name, value);
+    } else {
+        cut = true;
+    }
+    if entries.len() > CHUNK_NAMES {
+        entries.pop_last();
+        cut = true;
+    }
+    cut
+}
+
+impl<D: Disk> Walk<'_, D> {
+    /// Walks a directory and those below it; false where the visitor said stop. The stack is
+    /// a list, since keys may have hundreds of components.
+    fn directory(&mut self, root: &Arc<D::Dir>) -> Result<bool> {
+        let mut levels = vec![Level::<D>::new(Arc::clone(root), String::new())];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, kind)) = level.names.pop_front() else {
+                if !level.more {
+                    levels.pop();
+                    continue;
+                }
+                let (names, cut) = self.names_after(&level.dir, level.last.as_deref())?;
+                level.more = cut;
+                level.last = names.last_key_value().map(|(name, _)| name.clone());
+                level.names = names.into_iter().collect();
+                continue;
+            };
+            let (dir, prefix) = (Arc::clone(&level.dir), level.prefix.clone());
+            match self.entry(&dir, &prefix, &name, kind)? {
+                Entered::Stop => return Ok(false),
+                Entered::Done => {}
+                Entered::Below(below, path) => {
+                    if levels.len() <= MAX_DEPTH {
+                        levels.push(Level::new(below, path));
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn names_after(
+        &self,
+        dir: &Arc<D::Dir>,
+        last: Option<&str>,
+    ) -> Result<(BTreeMap<String, FileKind>, bool)> {
+        let (mut names, mut cut, mut error) = (BTreeMap::new(), false, None);
+        let disk = &*self.tree.disk;
+        disk.read_dir(dir, &mut |entry| {
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                None => match disk.stat(dir, &entry.name) {
+                    Ok(facts) => facts.kind,
+                    Err(e) if is_absent(&e) => return true,
+                    Err(e) => {
+                        error = Some(e);
+                        return false;
+                    }
+                },
+            };
+            let mut name = entry.name;
+            match kind {
+                FileKind::Dir => name.push('/'),
+                FileKind::File | FileKind::Symlink => {}
+                FileKind::Other => return true,
+            }
+            if last.is_none_or(|last| name.as_str() > last) {
+                cut |= keep_small(&mut names, name, kind);
+            }
+            true
+        })
+        .map_err(failed)?;
+        match error {
+            Some(e) => Err(failed(e)),
+            None => Ok((names, cut)),
+        }
+    }
+
+    fn entry(
+        &mut self,
+        dir: &Arc<D::Dir>,
+        prefix: &str,
+        sort_name: &str,
+        kind: FileKind,
+    ) -> Result<Entered<D>> {
+        let path = format!("{prefix}{sort_name}");
+        if self
+            .past
+            .as_ref()
+            .is_some_and(|past| path.starts_with(past.as_str()))
+        {
+            return Ok(Entered::Done);
+        }
+        if kind == FileKind::Dir {
+            let inside = self
+                .after
+                .as_ref()
+                .is_some_and(|after| after.starts_with(&path));
+            if !inside && self.after.as_ref().is_some_and(|after| *after > path) {
+                return Ok(Entered::Done);
+            }
+            let name = sort_name.trim_end_matches('/');
+            let below = match self.tree.disk.open_dir(dir, name) {
+                Ok(below) => below,
+                Err(e) if is_absent(&e) => return Ok(Entered::Done),
+                // A directory that may not be read never breaks a listing.
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                    tracing::warn!(bucket = %self.bucket, path, "a directory may not be read");
+                    return Ok(Entered::Done);
+                }
+                Err(e) => return Err(failed(e)),
+            };
+            if !inside
+                && self.tree.records.load_dir(&below)?.marker.is_some()
+                && let Ok(key) = ObjectKey::parse(&path)
+                && !self.meet(Met {
+                    key,
+                    facts: None,
+                    escaped: false,
+                })?
+            {
+                return Ok(Entered::Stop);
+            }
+            return Ok(Entered::Below(below, path));
+        }
+        if self.after.as_ref().is_some_and(|after| *after >= path) {
+            return Ok(Entered::Done);
+        }
+        let Some(key) = keypath::key_of_plain(path.as_bytes()) else {
+            return Ok(Entered::Done);
+        };
+        let facts = match kind {
+            FileKind::File => match self.tree.disk.stat(dir, sort_name) {
+                Ok(facts) => Some(facts),
+                Err(e) if is_absent(&e) => return Ok(Entered::Done),
+                Err(e) => return Err(failed(e)),
+            },
+            _ => None,
+        };
+        let met = Met {
+            key,
+            facts,
+            escaped: false,
+        };
+        Ok(if self.meet(met)? {
+            Entered::Done
+        } else {
+            Entered::Stop
+        })
+    }
+
+    /// Visits a key from the tree, after the escaped ones before it.
+    fn meet(&mut self, met: Met) -> Result<bool> {
+        if !self.escaped_before(Some(met.key.as_str()))? {
+            return Ok(false);
+        }
+        // A shelter left by a crash; the plain file counts.
+        self.escaped.remove(met.key.as_str());
+        self.visit(met)
+    }
+
+    fn visit(&mut self, met: Met) -> Result<bool> {
+        if self
+            .past
+            .as_ref()
+            .is_some_and(|past| met.key.as_str().starts_with(past.as_str()))
+        {
+            return Ok(true);
+        }
+        match (self.visit)(met)? {
+            Step::Next => Ok(true),
+            Step::Past(prefix) => {
+                self.past = Some(prefix);
+                Ok(true)
+            }
+            Step::Stop => Ok(false),
+        }
+    }
+
+    fn escaped_before(&mut self, limit: Option<&str>) -> Result<bool> {
+        loop {
+            if self.escaped.is_empty() && !self.escaped_ended {
+                self.fill_escaped()?;
+            }
+            let Some(first) = self.escaped.first_entry() else {
+                return Ok(true);
+            };
+            if limit.is_some_and(|limit| first.key().as_str() >= limit) {
+                return Ok(true);
+            }
+            let met = first.remove();
+            if !self.visit(met)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn fill_escaped(&mut self) -> Result<()> {
+        let keys = &self.tree.own.keys;
+        let dir = match self.tree.disk.open_dir(keys, self.bucket.as_str()) {
+            Ok(dir) => dir,
+            Err(e) if is_absent(&e) => {
+                self.escaped_ended = true;
+                return Ok(());
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        let mut found = BTreeMap::new();
+        let cut = self.escaped_in(&dir, "", 0, &mut found)?;
+        self.escaped_ended = !cut;
+        if let Some((last, _)) = found.last_key_value() {
+            self.escaped_after = Some(last.clone());
+        }
+        self.escaped = found;
+        Ok(())
+    }
+
+    fn escaped_in(
+        &self,
+        dir: &Arc<D::Dir>,
+        prefix: &str,
+        depth: usize,
+        found: &mut BTreeMap<String, Met>,
+    ) -> Result<bool> {
+        let disk = &*self.tree.disk;
+        let (mut dirs, mut cut) = (Vec::new(), false);
+        disk.read_dir(dir, &mut |entry| {
+            let path = format!("{prefix}{}", entry.name);
+            match keypath::decode_escaped(&path) {
+                Some(key) => {
+                    let is_later = self
+                        .escaped_after
+                        .as_ref()
+                        .is_none_or(|last| key.as_str() > last.as_str());
+                    if is_later {
+                        let met = Met {
+                            key: key.clone(),
+                            facts: None,
+                            escaped: true,
+                        };
+                        cut |= keep_small(found, key.as_str().to_owned(), met);
+                    }
+                }
+                None if entry.name.ends_with('~') => dirs.push(entry.name),
+                None => {}
+            }
+            true
+        })
+        .map_err(failed)?;
+        for name in dirs {
+            if depth > MAX_DEPTH {
+                break;
+            }
+            match disk.open_dir(dir, &name) {
+                Ok(below) => {
+                    cut |=
+                        self.escaped_in(&below, &format!("{prefix}{name}/"), depth + 1, found)?;
+                }
+                Err(e) if is_absent(&e) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(cut)
+    }
+}
