@@ -1,0 +1,320 @@
+//! All uploads of a volume: begun, opened, listed, removed. One upload is [`super::upload`]'s.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Disk, DiskFile, FileKind};
+use super::tree::{Tree, failed, is_absent};
+use super::upload::{DATA, PARTS, Upload};
+use crate::error::{Result, StoreError};
+use crate::name::{BucketName, ObjectKey, UploadId, hex};
+use crate::object::{Attributes, ChecksumKind, DigestAlgorithm, Timestamp, UploadInfo};
+use crate::volume::NewUpload;
+
+/// Longest `upload` file, in bytes.
+const MAX_INFO_LEN_BYTES: usize = 1 << 20;
+/// Uploads whose parts are kept in memory though no request is using them.
+const MAX_IDLE: usize = 64;
+
+const INFO: &str = "upload";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InfoRecord {
+    version: u32,
+    key: String,
+    begun_ns: i64,
+    attrs: Attributes,
+    checksum: Option<(DigestAlgorithm, ChecksumKind)>,
+}
+
+/// The uploads of one volume.
+pub struct Uploads<D: Disk> {
+    active: Mutex<HashMap<UploadId, Weak<Upload<D>>>>,
+    idle: Cache<UploadId, Arc<Upload<D>>>,
+}
+
+impl<D: Disk> Default for Uploads<D> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<D: Disk> Uploads<D> {
+    /// None in memory yet.
+    pub fn new() -> Self {
+        Self {
+            active: Mutex::new(HashMap::new()),
+            idle: Cache::new(MAX_IDLE),
+        }
+    }
+
+    /// Begins an upload. Durable. The bucket is the caller's to check.
+    pub fn begin(
+        &self,
+        tree: &Tree<D>,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        new: NewUpload,
+        now: Timestamp,
+    ) -> Result<UploadInfo> {
+        let fail = failed("begin an upload");
+        let disk = &*tree.disk;
+        let id = new_id(now)?;
+        let bucket_dir = make_dir(disk, &tree.own.uploads, bucket.as_str())?;
+        let dir = make_dir(disk, &bucket_dir, id.as_str())?;
+        let record = InfoRecord {
+            version: 1,
+            key: key.as_str().to_owned(),
+            begun_ns: now.0,
+            attrs: new.attrs.clone(),
+            checksum: new.checksum,
+        };
+        let bytes = serde_json::to_vec(&record).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        if bytes.len() > MAX_INFO_LEN_BYTES {
+            return Err(StoreError::MetadataTooLarge {
+                len_bytes: bytes.len(),
+                max_bytes: MAX_INFO_LEN_BYTES,
+            });
+        }
+        for name in [DATA, PARTS] {
+            disk.open_own(&dir, name, true)
+                .and_then(|file| file.sync())
+                .map_err(&fail)?;
+        }
+        // Last: an upload without this file does not exist.
+        let file = disk.create_unnamed(&tree.own.staging).map_err(&fail)?;
+        file.write_at(0, &bytes).map_err(&fail)?;
+        file.sync().map_err(&fail)?;
+        disk.link(&file, &dir, INFO).map_err(&fail)?;
+        disk.sync_dir(&dir).map_err(&fail)?;
+        Ok(UploadInfo {
+            id,
+            key: key.clone(),
+            begun: now,
+            attrs: new.attrs,
+            checksum: new.checksum,
+        })
+    }
+
+    /// Opens an upload of this bucket and key. Errors: NoSuchUpload.
+    pub fn open(
+        &self,
+        tree: &Tree<D>,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        id: &UploadId,
+    ) -> Result<Arc<Upload<D>>> {
+        let upload = match self.idle.get(id) {
+            Some(upload) => upload,
+            None => {
+                // Held while loading: two requests must not each have their own state.
+                let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+                let upload = match active.get(id).and_then(Weak::upgrade) {
+                    Some(upload) => upload,
+                    None => {
+                        let upload = Arc::new(load(tree, bucket, id)?);
+                        active.retain(|_, known| known.strong_count() > 0);
+                        active.insert(id.clone(), Arc::downgrade(&upload));
+                        upload
+                    }
+                };
+                self.idle.insert(id.clone(), Arc::clone(&upload));
+                upload
+            }
+        };
+        if upload.info.key != *key || upload.has_ended() {
+            return Err(StoreError::NoSuchUpload);
+        }
+        Ok(upload)
+    }
+
+    /// Removes an ended upload's files.
+    pub fn remove(&self, tree: &Tree<D>, bucket: &BucketName, id: &UploadId) -> Result<()> {
+        self.idle.remove(id);
+        self.active
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        remove_files(tree, bucket.as_str(), id.as_str())
+    }
+
+    /// Ends and removes every upload of a bucket.
+    pub fn remove_all(&self, tree: &Tree<D>, bucket: &BucketName) -> Result<()> {
+        for name in names_in(tree, &tree.own.uploads, bucket.as_str())? {
+            if let Ok(id) = UploadId::parse(&name) {
+                if let Some(upload) = self.idle.get(&id) {
+                    upload.end();
+                }
+                self.remove(tree, bucket, &id)?;
+            } else {
+                remove_files(tree, bucket.as_str(), &name)?;
+            }
+        }
+        match tree.disk.remove_dir(&tree.own.uploads, bucket.as_str()) {
+            Err(e) if !is_absent(&e) => Err(StoreError::from_io("remove uploads", e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every upload of a bucket, in the directory's own order.
+    pub fn each(
+        &self,
+        tree: &Tree<D>,
+        bucket: &BucketName,
+        mut visit: impl FnMut(UploadInfo),
+    ) -> Result<()> {
+        let path = bucket.as_str();
+        for name in names_in(tree, &tree.own.uploads, path)? {
+            let Ok(id) = UploadId::parse(&name) else {
+                continue;
+            };
+            let dir = match tree
+                .disk
+                .open_dir(&tree.own.uploads, &format!("{path}/{name}"))
+            {
+                Ok(dir) => dir,
+                Err(e) if is_absent(&e) => continue,
+                Err(e) => return Err(StoreError::from_io("list uploads", e)),
+            };
+            if let Some(info) = load_info(&*tree.disk, &dir, id)? {
+                visit(info);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a crash left: uploads that were published, aborted or not quite begun.
+    pub fn sweep(&self, tree: &Tree<D>) -> Result<usize> {
+        let mut removed = 0;
+        for bucket in names_in(tree, &tree.own.uploads, "")? {
+            for name in names_in(tree, &tree.own.uploads, &bucket)? {
+                let path = format!("{bucket}/{name}");
+                let Ok(dir) = tree.disk.open_dir(&tree.own.uploads, &path) else {
+                    continue;
+                };
+                let begun = tree.disk.stat(&dir, INFO).is_ok();
+                let published = tree
+                    .disk
+                    .stat(&dir, DATA)
+                    .is_ok_and(|facts| facts.link_count > 1);
+                if !begun || published {
+                    remove_files(tree, &bucket, &name)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn names_in<D: Disk>(tree: &Tree<D>, base: &Arc<D::Dir>, path: &str) -> Result<Vec<String>> {
+    let fail = failed("list uploads");
+    let dir = if path.is_empty() {
+        Arc::clone(base)
+    } else {
+        match tree.disk.open_dir(base, path) {
+            Ok(dir) => dir,
+            Err(e) if is_absent(&e) => return Ok(Vec::new()),
+            Err(e) => return Err(fail(e)),
+        }
+    };
+    let mut names = Vec::new();
+    tree.disk
+        .read_dir(&dir, &mut |entry| {
+            if matches!(entry.kind, None | Some(FileKind::Dir)) {
+                names.push(entry.name);
+            }
+            true
+        })
+        .map_err(&fail)?;
+    Ok(names)
+}
+
+fn make_dir<D: Disk>(disk: &D, parent: &Arc<D::Dir>, name: &str) -> Result<Arc<D::Dir>> {
+    let fail = failed("make an upload's directory");
+    match disk.make_dir(parent, name) {
+        Ok(()) => disk.sync_dir(parent).map_err(&fail)?,
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(fail(e)),
+    }
+    disk.open_dir(parent, name).map_err(fail)
+}
+
+/// An id that sorts by time and cannot be guessed.
+fn new_id(now: Timestamp) -> Result<UploadId> {
+    let mut random = [0; 12];
+    rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| StoreError::from_io("make an upload id", e.into()))?;
+    let id = format!("{:016x}{}", now.0.max(0), hex(&random));
+    UploadId::parse(&id).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+fn load_info<D: Disk>(disk: &D, dir: &D::Dir, id: UploadId) -> Result<Option<UploadInfo>> {
+    let fail = failed("read an upload");
+    let file = match disk.open_own(dir, INFO, false) {
+        Ok(file) => file,
+        Err(e) if is_absent(&e) => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    let bytes = file.read_at(0, MAX_INFO_LEN_BYTES + 1).map_err(fail)?;
+    let corrupt = |what: String| StoreError::Corrupt(format!("upload {id}: {what}"));
+    let record: InfoRecord = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
+    let key = ObjectKey::parse(&record.key).map_err(|e| corrupt(e.to_string()))?;
+    Ok(Some(UploadInfo {
+        id,
+        key,
+        begun: Timestamp(record.begun_ns),
+        attrs: record.attrs,
+        checksum: record.checksum,
+    }))
+}
+
+fn load<D: Disk>(tree: &Tree<D>, bucket: &BucketName, id: &UploadId) -> Result<Upload<D>> {
+    let fail = failed("open an upload");
+    let disk = &*tree.disk;
+    let absent = |e: std::io::Error| match is_absent(&e) {
+        true => StoreError::NoSuchUpload,
+        false => fail(e),
+    };
+    let dir = disk
+        .open_dir(&tree.own.uploads, &format!("{bucket}/{id}"))
+        .map_err(absent)?;
+    let info = load_info(disk, &dir, id.clone())?.ok_or(StoreError::NoSuchUpload)?;
+    Upload::open(disk, dir, info)
+}
+
+fn remove_files<D: Disk>(tree: &Tree<D>, bucket: &str, id: &str) -> Result<()> {
+    let fail = failed("remove an upload");
+    let disk = &*tree.disk;
+    let parent = match disk.open_dir(&tree.own.uploads, bucket) {
+        Ok(parent) => parent,
+        Err(e) if is_absent(&e) => return Ok(()),
+        Err(e) => return Err(fail(e)),
+    };
+    let dir = match disk.open_dir(&parent, id) {
+        Ok(dir) => dir,
+        Err(e) if is_absent(&e) => return Ok(()),
+        Err(e) => return Err(fail(e)),
+    };
+    // First what makes it an upload.
+    match disk.unlink(&dir, INFO) {
+        Ok(()) => disk.sync_dir(&dir).map_err(&fail)?,
+        Err(e) if is_absent(&e) => {}
+        Err(e) => return Err(fail(e)),
+    }
+    let mut names = Vec::new();
+    disk.read_dir(&dir, &mut |entry| {
+        names.push(entry.name);
+        true
+    })
+    .map_err(&fail)?;
+    for name in names {
+        disk.unlink(&dir, &name).map_err(&fail)?;
+    }
+    disk.remove_dir(&parent, id).map_err(fail)
+}
