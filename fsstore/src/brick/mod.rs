@@ -1,4 +1,307 @@
 //! One brick: a directory tree of plain files that is a volume.
+//!
+//! - ground: [`disk`], [`osdisk`]; names in it: [`tree`], [`publish`], [`removal`], [`walk`];
+//!   [`records`] of files
+//! - writing: [`sink`] over [`lane`]s, [`staged`], [`upload`] and [`multipart`], [`commit`] with
+//!   its [`intents`]
+//! - reading: [`look`], [`object`], [`listing`] over the [`index`]
+//! - upkeep: [`scan`] (the index against the tree), [`hashing`] (digests not known yet)
+//!
+//! Files with their records are the truth; the index may be deleted at any time.
 
 pub mod attrs;
+pub mod buckets;
+pub mod commit;
+pub mod disk;
+pub mod hashing;
 pub mod index;
+pub mod intents;
+pub mod lane;
+pub mod listing;
+pub mod look;
+pub mod multipart;
+pub mod object;
+pub mod osdisk;
+pub mod publish;
+pub mod records;
+pub mod removal;
+pub mod scan;
+pub mod sink;
+pub mod staged;
+pub mod tree;
+pub mod upload;
+pub mod uploads;
+pub mod volume;
+pub mod walk;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use self::buckets::Buckets;
+pub use self::buckets::DurabilityRules;
+use self::commit::{Committer, Terms};
+use self::disk::Disk;
+use self::index::{Index, Opened};
+use self::intents::IntentLog;
+use self::look::Stamps;
+use self::osdisk::OsDisk;
+use self::tree::Tree;
+use self::uploads::Uploads;
+use crate::clock::Clock;
+use crate::error::{Result, StoreError};
+use crate::keypath::RESERVED;
+use crate::object::Locator;
+
+/// Objects that wait to be hashed; more are found again by the index.
+const MAX_SUSPECTS: usize = 4_096;
+/// How often the intent log is looked after.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// When a file without a known digest gets one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HashPolicy {
+    /// Soon, by a task of low pace; until then its tag is provisional.
+    #[default]
+    Background,
+    /// Before the first answer that shows its tag.
+    OnRead,
+    /// Never: its tag stays provisional.
+    Never,
+}
+
+/// How a brick is opened.
+#[derive(Debug, Clone)]
+pub struct BrickOptions {
+    /// The volume's root; made where it is not.
+    pub root: PathBuf,
+    /// What an acknowledgement means.
+    pub durability: DurabilityRules,
+    /// When files made without a door get a digest.
+    pub hash: HashPolicy,
+    /// Shortest pause between two looks at the whole tree; a large tree is looked at less
+    /// often, so that looking takes a twentieth of the time at most.
+    pub scan_interval: Duration,
+    /// The time of day.
+    pub clock: Clock,
+}
+
+impl BrickOptions {
+    /// The defaults, for a root.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            durability: DurabilityRules::default(),
+            hash: HashPolicy::default(),
+            scan_interval: Duration::from_secs(1),
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// How far the index has been built from the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RebuildProgress {
+    /// The bucket being read; none where none is.
+    pub bucket: Option<String>,
+    /// Objects read so far, over all buckets.
+    pub objects: u64,
+    /// Whether every bucket's listing comes from the index.
+    pub done: bool,
+}
+
+/// What all parts of a brick share.
+pub struct Inner<D: Disk> {
+    tree: Tree<D>,
+    committer: Committer<D>,
+    log: Arc<IntentLog<D>>,
+    index: Index,
+    stamps: Stamps,
+    buckets: Buckets,
+    uploads: Uploads<D>,
+    options: BrickOptions,
+    runtime: Handle,
+    suspects: mpsc::Sender<Locator>,
+    progress: watch::Sender<RebuildProgress>,
+    stopping: AtomicBool,
+}
+
+/// See the module. Clones share it; [`Brick::close`] ends it in order.
+pub struct Brick<D: Disk = OsDisk> {
+    inner: Arc<Inner<D>>,
+}
+
+impl<D: Disk> Clone for Brick<D> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl Brick<OsDisk> {
+    /// Opens a tree, or begins one. Within a tokio runtime. Errors: AccessDenied, ReadOnly,
+    /// NoSpace, Io, Index.
+    pub async fn open(options: BrickOptions) -> Result<Self> {
+        let root = options.root.clone();
+        let disk = sink::off_thread(move || open_disk(&root)).await?;
+        if !disk.has_xattrs() {
+            tracing::warn!(
+                root = %options.root.display(),
+                "this file system has no user xattrs: metadata are kept in side files under {RESERVED}/records"
+            );
+        }
+        let index_dir = options.root.join(RESERVED).join("index");
+        Self::open_on(Arc::new(disk), options, &index_dir).await
+    }
+}
+
+fn open_disk(root: &Path) -> Result<OsDisk> {
+    let fail = |e| StoreError::from_io("open the volume's root", e);
+    let staging = root.join(RESERVED).join("staging");
+    std::fs::create_dir_all(&staging).map_err(fail)?;
+    OsDisk::open(root, &staging).map_err(fail)
+}
+
+impl<D: Disk> Brick<D> {
+    /// Opens a tree on a disk. The index's database is in `index_dir`, a directory of the host.
+    ///
+    /// 1. what a crash left half made is swept away;
+    /// 2. the keys of the intent log are looked at again, so that the index is true;
+    /// 3. the tree is compared with the index in the background, and buckets that the index
+    ///    does not have are read from the tree until it has.
+    pub async fn open_on(disk: Arc<D>, options: BrickOptions, index_dir: &Path) -> Result<Self> {
+        let tree = sink::off_thread(move || Tree::open(disk)).await?;
+        let (log, left) = IntentLog::open(Arc::clone(&tree.disk), Arc::clone(&tree.own.index))?;
+        let log = Arc::new(log);
+        let committer = Committer::start(Arc::clone(&tree.disk), Arc::clone(&log))
+            .map_err(|e| StoreError::from_io("start the committing thread", e))?;
+        let (index, opened) = Index::open(index_dir).await?;
+        let (suspects, suspected) = mpsc::channel(MAX_SUSPECTS);
+        let inner = Arc::new(Inner {
+            tree,
+            committer,
+            log,
+            index,
+            stamps: Stamps::new(),
+            buckets: Buckets::new(options.durability.clone()),
+            uploads: Uploads::new(),
+            options,
+            runtime: Handle::current(),
+            suspects,
+            progress: watch::channel(RebuildProgress::default()).0,
+            stopping: AtomicBool::new(false),
+        });
+        let recovering = Arc::clone(&inner);
+        let fresh = opened == Opened::Fresh;
+        sink::off_thread(move || recovering.recover(&left, fresh)).await?;
+        inner.drop_closed_segments().await?;
+        let brick = Self { inner };
+        brick.start_upkeep(suspected);
+        Ok(brick)
+    }
+
+    fn start_upkeep(&self, suspected: mpsc::Receiver<Locator>) {
+        let upkeep = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(UPKEEP_INTERVAL).await;
+                let Some(inner) = upkeep.upgrade() else {
+                    return;
+                };
+                if inner.is_stopping() {
+                    return;
+                }
+                if let Err(e) = inner.rotate_log().await {
+                    tracing::error!("the index could not be made durable: {e}");
+                }
+            }
+        });
+        scan::start(&self.inner);
+        hashing::start(&self.inner, suspected);
+    }
+
+    /// How far the index has been built.
+    pub fn progress(&self) -> watch::Receiver<RebuildProgress> {
+        self.inner.progress.subscribe()
+    }
+
+    /// Finishes what was begun and makes the index durable. Later calls answer Stopping.
+    pub async fn close(&self) -> Result<()> {
+        self.inner.stopping.store(true, Ordering::Release);
+        let inner = Arc::clone(&self.inner);
+        sink::off_thread(move || {
+            inner.committer.stop();
+            inner.log.ask_rotation();
+            inner.log.rotate_if_due()
+        })
+        .await?;
+        self.inner.drop_closed_segments().await
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Sweeps what a crash left and looks at the keys of the intent log.
+    fn recover(&self, left: &[u64], fresh: bool) -> Result<()> {
+        let staged = self.tree.sweep_staging()?;
+        let uploads = self.uploads.sweep(&self.tree)?;
+        let mut keys = 0u64;
+        for number in left {
+            let mut failure = None;
+            self.log.replay(*number, |bucket, key| {
+                keys += 1;
+                // A fresh index gets every key from the tree.
+                if !fresh && failure.is_none() {
+                    failure = self.reconcile(&Locator::new(bucket, key)).err();
+                }
+            })?;
+            if let Some(e) = failure {
+                return Err(e);
+            }
+        }
+        if let Some(last) = left.last() {
+            self.runtime.block_on(self.index.checkpoint())?;
+            self.log.remove_through(*last)?;
+        }
+        if staged + uploads > 0 || keys > 0 {
+            tracing::info!(staged, uploads, keys, "recovered after an unclean stop");
+        }
+        Ok(())
+    }
+
+    /// Closes the open segment of the log and drops it once the index is durable without it.
+    async fn rotate_log(&self) -> Result<()> {
+        if self.log.is_empty() && self.log.closed_through().is_none() {
+            return Ok(());
+        }
+        self.log.ask_rotation();
+        let terms = Terms {
+            durable: false,
+            file: None,
+            keys: Vec::new(),
+        };
+        self.committer.submit(terms, |_| Ok(())).await?;
+        self.drop_closed_segments().await
+    }
+
+    async fn drop_closed_segments(&self) -> Result<()> {
+        let closed = self.log.closed_through();
+        self.index.checkpoint().await?;
+        match closed {
+            Some(number) => self.log.remove_through(number),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

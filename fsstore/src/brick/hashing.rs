@@ -1,0 +1,227 @@
+//! Digests of files that came without one: read, digested and recorded, one file after another.
+//!
+//! A file whose record only lost its ctime is told by its CRC-64/NVME: where that is still the
+//! record's, all its digests hold again, a multipart tag included, and nothing is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::attrs::{DigestState, Record};
+use super::commit::{Terms, Turn};
+use super::disk::{Disk, DiskFile, FileFacts};
+use super::index::{Change, RowFlags};
+use super::look::{row_of, state_of};
+use super::sink::{COPY_STEP_LEN_BYTES, off_thread};
+use super::tree::Found;
+use super::{HashPolicy, Inner};
+use crate::digest::{Digester, Digests, ShaDigester};
+use crate::error::{Result, StoreError};
+use crate::name::{BucketName, ObjectKey};
+use crate::object::{DigestSet, Locator};
+
+/// Keys asked of the index at once.
+const BATCH_KEYS: usize = 64;
+/// How often the index is asked where nothing was found.
+const IDLE: Duration = Duration::from_millis(500);
+/// A file changed more recently is left alone: it may still be written.
+const SETTLED_AFTER_NS: i64 = 300_000_000;
+
+/// Starts the task; it ends when the brick is closed or dropped.
+pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Locator>) {
+    if inner.options.hash != HashPolicy::Background {
+        return;
+    }
+    let weak = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        let mut after: Option<(BucketName, ObjectKey)> = None;
+        loop {
+            let suspect = tokio::time::timeout(IDLE, suspected.recv()).await;
+            let Some(inner) = weak.upgrade() else { return };
+            if inner.is_stopping() {
+                return;
+            }
+            match suspect {
+                Ok(Some(at)) => inner.hash_and_log(&at).await,
+                Ok(None) => return,
+                Err(_) => {
+                    let from = after.as_ref().map(|(bucket, key)| (bucket, key));
+                    let rows = match inner.index.next_unhashed(from, BATCH_KEYS).await {
+                        Ok(rows) => rows,
+                        Err(e) => {
+                            tracing::warn!("the index cannot say what needs hashing: {e}");
+                            continue;
+                        }
+                    };
+                    after = rows
+                        .last()
+                        .map(|(bucket, key, _)| (bucket.clone(), key.clone()));
+                    for (bucket, key, _) in rows {
+                        if inner.is_stopping() {
+                            return;
+                        }
+                        inner.hash_and_log(&Locator::new(bucket, key)).await;
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn failed(e: std::io::Error) -> StoreError {
+    StoreError::from_io("read a file for its digest", e)
+}
+
+impl<D: Disk> Inner<D> {
+    async fn hash_and_log(self: &Arc<Self>, at: &Locator) {
+        if let Err(e) = self.hash_one(at).await {
+            tracing::debug!(bucket = %at.bucket, key = %at.key, "not hashed: {e}");
+        }
+    }
+
+    /// Digests an object whose digest is not known or does not hold. Nothing happens where
+    /// it changes meanwhile.
+    pub(super) async fn hash_one(self: &Arc<Self>, at: &Locator) -> Result<()> {
+        let (inner, place) = (Arc::clone(self), at.clone());
+        let digested = off_thread(move || inner.digest(&place)).await?;
+        let Some((facts, digests)) = digested else {
+            return Ok(());
+        };
+        let terms = Terms {
+            durable: false,
+            file: None,
+            keys: vec![(at.bucket.clone(), at.key.clone())],
+        };
+        let (inner, at) = (Arc::clone(self), at.clone());
+        self.committer
+            .submit(terms, move |turn| {
+                inner.record_digests(turn, &at, &facts, &digests)
+            })
+            .await
+    }
+
+    /// Reads a file through the digests; none where it has a valid digest or is being written.
+    fn digest(&self, at: &Locator) -> Result<Option<(FileFacts, Digests)>> {
+        let Some(looked) = self.look_blocking(at)? else {
+            return Ok(None);
+        };
+        let (facts, Some(file)) = (looked.found.facts, looked.found.file) else {
+            return Ok(None);
+        };
+        if !looked.info.etag.is_provisional() {
+            // Known meanwhile, or known to the record and not to the index.
+            self.reconcile_row_if_behind(at);
+            return Ok(None);
+        }
+        let age_ns = self.options.clock.now().0.saturating_sub(facts.mtime_ns);
+        let is_read_first = self.options.hash == HashPolicy::OnRead;
+        if (0..SETTLED_AFTER_NS).contains(&age_ns) && !is_read_first {
+            return Ok(None);
+        }
+        let mut digester = Digester::new(DigestSet::default());
+        let mut at_bytes = 0;
+        loop {
+            let bytes = file
+                .read_at(at_bytes, COPY_STEP_LEN_BYTES as usize)
+                .map_err(failed)?;
+            if bytes.is_empty() {
+                break;
+            }
+            digester.update(&bytes);
+            at_bytes += bytes.len() as u64;
+            if self.is_stopping() {
+                return Err(StoreError::Stopping);
+            }
+        }
+        let now = file.facts().map_err(failed)?;
+        let digests = digester.finish(ShaDigester::default());
+        let unchanged = is_same_state(&now, &facts) && digests.len_bytes == facts.len_bytes;
+        Ok(unchanged.then_some((facts, digests)))
+    }
+
+    fn reconcile_row_if_behind(&self, at: &Locator) {
+        let row = self.runtime.block_on(self.index.get(&at.bucket, &at.key));
+        if matches!(row, Ok(Some(row)) if row.flags.needs_hash)
+            && let Err(e) = self.reconcile(at)
+        {
+            tracing::debug!(bucket = %at.bucket, key = %at.key, "not indexed: {e}");
+        }
+    }
+
+    /// In the committer's turn: the digests become the record's where the file is still as it
+    /// was read.
+    fn record_digests(
+        &self,
+        turn: &mut Turn<'_, D>,
+        at: &Locator,
+        facts: &FileFacts,
+        digests: &Digests,
+    ) -> Result<()> {
+        let Some(Found {
+            file: Some(file),
+            facts: now,
+            escaped,
+            ..
+        }) = self.tree.find(at)?
+        else {
+            return Ok(());
+        };
+        if !is_same_state(&now, facts) {
+            return Ok(());
+        }
+        let mut record = self.tree.records.load(&file, &now)?.unwrap_or_default();
+        let state = DigestState {
+            len_bytes: now.len_bytes,
+            mtime_ns: now.mtime_ns,
+            ino: now.ino,
+        };
+        let holds = record.state == Some(state)
+            && record.crc64nvme == Some(digests.crc64nvme)
+            && record.md5.is_none_or(|md5| md5 == digests.md5)
+            && record.etag().is_some();
+        let file = Arc::new(file);
+        let mut after = now;
+        let mut flags = RowFlags {
+            escaped,
+            ..RowFlags::default()
+        };
+        if !holds {
+            record = renewed(record, state, facts, digests);
+            self.stamps.changing(now.ino);
+            match self.tree.records.save(&file, &now, &record) {
+                Ok(()) => turn.changed_file(&file),
+                Err(e) => {
+                    // Not ours to write to: its tag stays provisional, and we ask no more.
+                    self.stamps.forget(now.ino);
+                    tracing::debug!(bucket = %at.bucket, key = %at.key, "no record: {e}");
+                    record = Record::default();
+                    flags.needs_hash = false;
+                }
+            }
+            after = file.facts().map_err(failed)?;
+        }
+        let info = record.to_object_info(at.key.clone(), &state_of(&after));
+        if !info.etag.is_provisional() {
+            self.stamps.note(&after);
+        }
+        let mut row = row_of(&info, &after, escaped, HashPolicy::Never);
+        row.flags = flags;
+        self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
+        Ok(())
+    }
+}
+
+fn is_same_state(a: &FileFacts, b: &FileFacts) -> bool {
+    (a.ino, a.len_bytes, a.mtime_ns, a.ctime_ns) == (b.ino, b.len_bytes, b.mtime_ns, b.ctime_ns)
+}
+
+/// A record with new digests; what the client said stays.
+fn renewed(mut record: Record, state: DigestState, facts: &FileFacts, digests: &Digests) -> Record {
+    record.void_digests();
+    record.state = Some(state);
+    record.md5 = Some(digests.md5);
+    record.crc64nvme = Some(digests.crc64nvme);
+    record.etag_before = Some(state_of(facts).provisional_tag());
+    record
+}

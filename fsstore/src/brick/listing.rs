@@ -1,0 +1,231 @@
+//! Listings: the index's ordered rows, each compared with its file before it is shown. A bucket
+//! that the index does not have yet is read from its tree.
+
+use std::sync::Arc;
+
+use super::Inner;
+use super::disk::{Disk, FileFacts, FileKind};
+use super::index::{Page, Row};
+use super::look::row_of;
+use super::sink::off_thread;
+use super::tree::is_absent;
+use super::walk::{Met, Step, walk};
+use crate::error::{Result, StoreError};
+use crate::name::{BucketName, ObjectKey};
+use crate::object::Locator;
+use crate::volume::{ListEntry, ListPage, ListQuery, MAX_PAGE};
+
+fn entry_of(key: ObjectKey, row: Row) -> ListEntry {
+    ListEntry {
+        key,
+        len_bytes: row.len_bytes,
+        etag: row.etag,
+        modified: crate::object::Timestamp(row.mtime_ns),
+        owner: row.owner,
+        checksum: row.checksum,
+    }
+}
+
+fn is_as_seen(row: &Row, facts: &FileFacts) -> bool {
+    facts.kind == FileKind::File
+        && (row.ino, row.ctime_ns, row.mtime_ns, row.len_bytes)
+            == (facts.ino, facts.ctime_ns, facts.mtime_ns, facts.len_bytes)
+}
+
+impl<D: Disk> Inner<D> {
+    pub(super) async fn list_page(
+        self: &Arc<Self>,
+        bucket: &BucketName,
+        query: &ListQuery,
+    ) -> Result<ListPage> {
+        self.look_bucket(bucket).await?;
+        let mut query = query.clone();
+        query.limit = query.limit.min(MAX_PAGE);
+        if query.limit == 0 {
+            return Ok(ListPage::default());
+        }
+        if !self.index.is_complete(bucket) {
+            let (inner, bucket) = (Arc::clone(self), bucket.clone());
+            return off_thread(move || inner.list_by_walk(&bucket, &query)).await;
+        }
+        let verify = |rows| {
+            let (inner, bucket) = (Arc::clone(self), bucket.clone());
+            off_thread(move || inner.verify_rows(&bucket, rows))
+        };
+        let Page {
+            objects,
+            prefixes,
+            next,
+        } = self.index.list_with(bucket, &query, verify).await?;
+        let objects = objects
+            .into_iter()
+            .map(|(key, row)| entry_of(key, row))
+            .collect();
+        Ok(ListPage {
+            objects,
+            prefixes,
+            next,
+        })
+    }
+
+    /// Compares rows with their files. Those that differ are looked up, and the index is told.
+    fn verify_rows(
+        self: &Arc<Self>,
+        bucket: &BucketName,
+        rows: Vec<(ObjectKey, Row)>,
+    ) -> Result<Vec<(ObjectKey, Option<Row>)>> {
+        let mut verified = Vec::with_capacity(rows.len());
+        let mut open_dir: Option<(String, Option<Arc<D::Dir>>)> = None;
+        let mut wrong = Vec::new();
+        for (key, row) in rows {
+            let facts = if row.flags.escaped || row.flags.is_marker {
+                None
+            } else {
+                self.facts_of(bucket, &key, &mut open_dir)?
+            };
+            let row = match facts {
+                Some(facts) if is_as_seen(&row, &facts) => Some(row),
+                _ => {
+                    let now = self.row_now(bucket, &key)?;
+                    if now.as_ref() != Some(&row) {
+                        wrong.push(Locator::new(bucket.clone(), key.clone()));
+                    }
+                    now
+                }
+            };
+            verified.push((key, row));
+        }
+        self.reconcile_later(wrong);
+        Ok(verified)
+    }
+
+    /// Looks at a plain file, keeping its directory open for the next key.
+    fn facts_of(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        open_dir: &mut Option<(String, Option<Arc<D::Dir>>)>,
+    ) -> Result<Option<FileFacts>> {
+        let fail = |e| StoreError::from_io("look at an object", e);
+        let (parent, name) = match key.as_str().rsplit_once('/') {
+            Some((parent, name)) => (format!("{bucket}/{parent}"), name),
+            None => (bucket.as_str().to_owned(), key.as_str()),
+        };
+        if open_dir.as_ref().is_none_or(|(path, _)| *path != parent) {
+            let dir = match self.tree.disk.open_dir(&self.tree.root, &parent) {
+                Ok(dir) => Some(dir),
+                Err(e) if is_absent(&e) => None,
+                Err(e) => return Err(fail(e)),
+            };
+            *open_dir = Some((parent, dir));
+        }
+        let Some((_, Some(dir))) = open_dir.as_ref() else {
+            return Ok(None);
+        };
+        match self.tree.disk.stat(dir, name) {
+            Ok(facts) => Ok(Some(facts)),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(fail(e)),
+        }
+    }
+
+    /// The row an object would have now; one that may not be read is listed by its facts.
+    pub(super) fn row_now(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<Row>> {
+        let at = Locator::new(bucket.clone(), key.clone());
+        match self.look_blocking(&at) {
+            Ok(Some(looked)) => Ok(Some(row_of(
+                &looked.info,
+                &looked.found.facts,
+                looked.found.escaped,
+                self.options.hash,
+            ))),
+            Ok(None) => Ok(None),
+            Err(StoreError::AccessDenied) => Ok(self.row_of_unreadable(bucket, key)),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn row_of_unreadable(&self, bucket: &BucketName, key: &ObjectKey) -> Option<Row> {
+        let path = format!("{bucket}/{key}");
+        let facts = self.tree.disk.stat(&self.tree.root, &path).ok()?;
+        let record = super::attrs::Record::default();
+        let info = record.to_object_info(key.clone(), &super::look::state_of(&facts));
+        let mut row = row_of(&info, &facts, false, super::HashPolicy::Never);
+        row.flags.needs_hash = false;
+        Some(row)
+    }
+
+    fn list_by_walk(self: &Arc<Self>, bucket: &BucketName, query: &ListQuery) -> Result<ListPage> {
+        let mut page = ListPage::default();
+        let mut last = None;
+        let prefix = query.prefix.as_str();
+        // The walk begins at the prefix where that is later than `after`.
+        let before_prefix = (!prefix.is_empty()).then_some(prefix);
+        let after = match (&query.after, before_prefix) {
+            (Some(after), Some(prefix)) if after.as_str() < prefix => Some(prefix),
+            (Some(after), _) => Some(after.as_str()),
+            (None, prefix) => prefix,
+        };
+        let includes_prefix = query.after.as_deref().is_none_or(|after| after < prefix);
+        if includes_prefix
+            && !prefix.is_empty()
+            && let Ok(key) = ObjectKey::parse(prefix)
+        {
+            // The walk begins after the prefix itself, which may be a key.
+            let met = Met {
+                key,
+                facts: None,
+                escaped: false,
+            };
+            self.take_met(bucket, query, met, &mut page, &mut last)?;
+        }
+        walk(&self.tree, bucket, after, &mut |met| {
+            self.take_met(bucket, query, met, &mut page, &mut last)
+        })?;
+        Ok(page)
+    }
+
+    fn take_met(
+        &self,
+        bucket: &BucketName,
+        query: &ListQuery,
+        met: Met,
+        page: &mut ListPage,
+        last: &mut Option<String>,
+    ) -> Result<Step> {
+        let key = met.key.as_str();
+        let Some(rest) = key.strip_prefix(query.prefix.as_str()) else {
+            let beyond = key > query.prefix.as_str();
+            return Ok(if beyond { Step::Stop } else { Step::Next });
+        };
+        let rolled = query.delimiter.as_deref().and_then(|delimiter| {
+            let end = rest.find(delimiter)? + delimiter.len();
+            Some(format!("{}{}", query.prefix, &rest[..end]))
+        });
+        if let Some(prefix) = &rolled
+            && (query.after.as_ref().is_some_and(|after| prefix <= after)
+                || last.as_ref() == Some(prefix))
+        {
+            return Ok(Step::Past(prefix.clone()));
+        }
+        let Some(row) = self.row_now(bucket, &met.key)? else {
+            return Ok(Step::Next);
+        };
+        if page.objects.len() + page.prefixes.len() == query.limit {
+            page.next.clone_from(last);
+            return Ok(Step::Stop);
+        }
+        match rolled {
+            Some(prefix) => {
+                *last = Some(prefix.clone());
+                page.prefixes.push(prefix.clone());
+                Ok(Step::Past(prefix))
+            }
+            None => {
+                *last = Some(key.to_owned());
+                page.objects.push(entry_of(met.key, row));
+                Ok(Step::Next)
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Looking at objects: which record holds for a file's bytes as they are now.
+//!
+//! A record names length, mtime and inode of the state its digests were taken at. A rewrite that
+//! puts those back moves the ctime all the same; so the ctime last seen, after our own last
+//! change, is kept in memory and in the index, and a record whose file has another is void
+//! until the bytes have been read again.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::attrs::{self, Record, Verdict};
+use super::disk::{Disk, FileFacts};
+use super::index::{Row, RowFlags};
+use super::sink::off_thread;
+use super::tree::Found;
+use super::{HashPolicy, Inner};
+use crate::error::{Result, StoreError};
+use crate::name::ObjectKey;
+use crate::object::{Locator, ObjectInfo};
+use crate::volume::BucketInfo;
+
+/// Most inodes whose ctime is kept in memory: 16 bytes each and the cache's own.
+const MAX_STAMPS: usize = 262_144;
+
+/// The ctime of files after our own last change to them, by inode number.
+pub struct Stamps(Cache<u64, i64>);
+
+/// Stands for whatever ctime a change of ours under way will lead to.
+const CHANGING: i64 = i64::MIN;
+
+impl Stamps {
+    /// None known yet.
+    pub fn new() -> Self {
+        Self(Cache::new(MAX_STAMPS))
+    }
+
+    /// Whether the file is as we left it; none where that is not known here.
+    pub fn holds(&self, facts: &FileFacts) -> Option<bool> {
+        let stamp = self.0.get(&facts.ino)?;
+        Some(stamp == CHANGING || stamp == facts.ctime_ns)
+    }
+
+    /// Notes a file as it is after a change of ours.
+    pub fn note(&self, facts: &FileFacts) {
+        self.0.insert(facts.ino, facts.ctime_ns);
+    }
+
+    /// Notes that we are about to move a file's ctime.
+    pub fn changing(&self, ino: u64) {
+        self.0.insert(ino, CHANGING);
+    }
+
+    /// Forgets a file.
+    pub fn forget(&self, ino: u64) {
+        self.0.remove(&ino);
+    }
+}
+
+impl Default for Stamps {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An object looked at.
+pub struct Looked<D: Disk> {
+    /// The object, held open.
+    pub found: Found<D>,
+    /// What it is.
+    pub info: ObjectInfo,
+    /// Its record, with void digests taken away.
+    pub record: Record,
+}
+
+/// A file's facts, as far as records know them.
+pub fn state_of(facts: &FileFacts) -> attrs::FileFacts {
+    attrs::FileFacts {
+        len_bytes: facts.len_bytes,
+        mtime_ns: facts.mtime_ns,
+        ino: facts.ino,
+        ctime_ns: facts.ctime_ns,
+    }
+}
+
+/// What the index keeps of an object.
+pub fn row_of(info: &ObjectInfo, facts: &FileFacts, escaped: bool, hash: HashPolicy) -> Row {
+    let is_marker = facts.kind == super::disk::FileKind::Dir;
+    Row {
+        len_bytes: info.len_bytes,
+        mtime_ns: facts.mtime_ns,
+        ctime_ns: facts.ctime_ns,
+        ino: facts.ino,
+        etag: info.etag.clone(),
+        owner: info.attrs.owner.clone(),
+        checksum: info.checksum.as_ref().map(|sum| (sum.algorithm, sum.kind)),
+        flags: RowFlags {
+            needs_hash: info.etag.is_provisional() && hash != HashPolicy::Never,
+            is_marker,
+            escaped,
+        },
+    }
+}
+
+fn claims_digests(record: &Record, facts: &FileFacts) -> bool {
+    record.verdict(facts.len_bytes, facts.mtime_ns, facts.ino) == Verdict::Valid
+}
+
+/// A row says that a record holds: same inode and ctime, and a digest was known.
+fn row_holds(row: Option<&Row>, facts: &FileFacts) -> bool {
+    match row {
+        Some(row) if row.ino == facts.ino => {
+            row.ctime_ns == facts.ctime_ns && !row.etag.is_provisional()
+        }
+        // Never seen by this index: then length, mtime and inode have to do.
+        _ => true,
+    }
+}
+
+fn looked<D: Disk>(key: &ObjectKey, found: Found<D>, mut record: Record, holds: bool) -> Looked<D> {
+    if !holds {
+        record.void_digests();
+    }
+    let info = record.to_object_info(key.clone(), &state_of(&found.facts));
+    Looked {
+        found,
+        info,
+        record,
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    fn record_of(&self, found: &Found<D>) -> Result<Record> {
+        match (&found.marker, &found.file) {
+            (Some(record), _) => Ok(record.clone()),
+            (None, Some(file)) => Ok(self
+                .tree
+                .records
+                .load(file, &found.facts)?
+                .unwrap_or_default()),
+            (None, None) => Ok(Record::default()),
+        }
+    }
+
+    /// Whether a record holds, as far as memory tells.
+    fn holds_in_memory(&self, found: &Found<D>, record: &Record) -> Option<bool> {
+        if found.marker.is_some() {
+            return Some(true);
+        }
+        if !claims_digests(record, &found.facts) {
+            return Some(false);
+        }
+        self.stamps.holds(&found.facts)
+    }
+
+    /// Looks at an object from a thread that may block; none where there is none.
+    pub fn look_blocking(&self, at: &Locator) -> Result<Option<Looked<D>>> {
+        let Some(found) = self.tree.find(at)? else {
+            return Ok(None);
+        };
+        let record = self.record_of(&found)?;
+        let holds = match self.holds_in_memory(&found, &record) {
+            Some(holds) => holds,
+            None => {
+                let row = self.runtime.block_on(self.index.get(&at.bucket, &at.key))?;
+                self.holds_by_row(row.as_ref(), &found.facts)
+            }
+        };
+        Ok(Some(looked(&at.key, found, record, holds)))
+    }
+
+    fn holds_by_row(&self, row: Option<&Row>, facts: &FileFacts) -> bool {
+        let holds = row_holds(row, facts);
+        if holds {
+            self.stamps.note(facts);
+        }
+        holds
+    }
+
+    /// Looks at an object: on this thread where everything is in memory. Errors:
+    /// NoSuchBucket, NoSuchKey, AccessDenied.
+    pub async fn look(self: &Arc<Self>, at: &Locator) -> Result<Looked<D>> {
+        let looked = match self.tree.find_cached(at) {
+            Some(found) => self.look_found(at, found).await?,
+            None => self.look_waiting(at).await?,
+        };
+        if !looked.info.etag.is_provisional() {
+            return Ok(looked);
+        }
+        match self.options.hash {
+            HashPolicy::Never => Ok(looked),
+            HashPolicy::Background => {
+                // A full queue loses nothing: the index knows what needs hashing.
+                let _ = self.suspects.try_send(at.clone());
+                Ok(looked)
+            }
+            HashPolicy::OnRead => {
+                self.hash_one(at).await?;
+                self.look_waiting(at).await
+            }
+        }
+    }
+
+    async fn look_found(&self, at: &Locator, found: Found<D>) -> Result<Looked<D>> {
+        let record = self.record_of(&found)?;
+        let holds = match self.holds_in_memory(&found, &record) {
+            Some(holds) => holds,
+            None => {
+                let row = self.index.get(&at.bucket, &at.key).await?;
+                self.holds_by_row(row.as_ref(), &found.facts)
+            }
+        };
+        Ok(looked(&at.key, found, record, holds))
+    }
+
+    async fn look_waiting(self: &Arc<Self>, at: &Locator) -> Result<Looked<D>> {
+        let (inner, place) = (Arc::clone(self), at.clone());
+        let looked = off_thread(move || inner.look_blocking(&place)).await?;
+        match looked {
+            Some(looked) => Ok(looked),
+            None => {
+                let (inner, bucket) = (Arc::clone(self), at.bucket.clone());
+                off_thread(move || inner.buckets.load(&inner.tree, &bucket)).await?;
+                Err(StoreError::NoSuchKey)
+            }
+        }
+    }
+
+    /// Looks at a bucket: on this thread where it was looked at a moment ago. Errors:
+    /// NoSuchBucket.
+    pub async fn look_bucket(
+        self: &Arc<Self>,
+        name: &crate::name::BucketName,
+    ) -> Result<Arc<BucketInfo>> {
+        if let Some(info) = self.buckets.cached(name) {
+            return Ok(info);
+        }
+        let (inner, name) = (Arc::clone(self), name.clone());
+        off_thread(move || inner.buckets.load(&inner.tree, &name)).await
+    }
+}

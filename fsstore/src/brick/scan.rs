@@ -1,0 +1,248 @@
+//! The index against the tree: rows are told from files key by key, at the start, after a crash,
+//! and again and again for what is changed behind our back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Inner;
+use super::commit::Terms;
+use super::disk::{Disk, FileFacts};
+use super::index::{Change, KeyRange, MAX_FETCH_ROWS, Row};
+use super::walk::{Step, walk};
+use crate::error::{Result, StoreError};
+use crate::name::{BucketName, ObjectKey};
+use crate::object::Locator;
+use crate::volume::MAX_PAGE;
+
+/// Keys compared at once.
+const BATCH_KEYS: usize = 512;
+/// A scan takes one part in this many of the time.
+const REST_FACTOR: u32 = 20;
+/// How often a sleeping scanner looks whether it is to stop.
+const NAP: Duration = Duration::from_millis(200);
+
+/// Starts the scanner: a thread that ends when the brick is closed or dropped.
+pub fn start<D: Disk>(inner: &Arc<Inner<D>>) {
+    let weak = Arc::downgrade(inner);
+    let spawned = std::thread::Builder::new()
+        .name("scan".to_owned())
+        .spawn(move || {
+            loop {
+                let Some(inner) = weak.upgrade() else { return };
+                if inner.is_stopping() {
+                    return;
+                }
+                let began = Instant::now();
+                if let Err(e) = inner.scan_all()
+                    && !inner.is_stopping()
+                {
+                    tracing::warn!("the tree could not be compared with the index: {e}");
+                }
+                let rest = (began.elapsed() * REST_FACTOR).max(inner.options.scan_interval);
+                drop(inner);
+                let until = Instant::now() + rest;
+                while Instant::now() < until {
+                    std::thread::sleep(NAP.min(rest));
+                    match weak.upgrade() {
+                        Some(inner) if !inner.is_stopping() => {}
+                        _ => return,
+                    }
+                }
+            }
+        });
+    if let Err(e) = spawned {
+        tracing::error!("the scanner could not be started: {e}");
+    }
+}
+
+fn differs(row: Option<&Row>, facts: Option<&FileFacts>) -> bool {
+    match (row, facts) {
+        (Some(row), Some(facts)) => {
+            (row.ino, row.ctime_ns, row.mtime_ns, row.len_bytes)
+                != (facts.ino, facts.ctime_ns, facts.mtime_ns, facts.len_bytes)
+        }
+        _ => true,
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    /// Makes a key's row what the tree says, from the committer's turn or before anyone is
+    /// served.
+    pub(super) fn reconcile(&self, at: &Locator) -> Result<()> {
+        let change = match self.row_now(&at.bucket, &at.key) {
+            Ok(Some(row)) => Change::Put(row),
+            Ok(None) => Change::Remove,
+            Err(e) => return Err(e),
+        };
+        self.change_index([(at.bucket.clone(), at.key.clone(), change)]);
+        Ok(())
+    }
+
+    /// As [`Self::reconcile`], in a turn of its own, for nobody to wait for.
+    pub(super) fn reconcile_later(self: &Arc<Self>, keys: Vec<Locator>) {
+        if keys.is_empty() {
+            return;
+        }
+        drop(self.submit_reconcile(keys));
+    }
+
+    fn submit_reconcile(
+        self: &Arc<Self>,
+        keys: Vec<Locator>,
+    ) -> impl Future<Output = Result<()>> + use<D> {
+        let terms = Terms {
+            durable: false,
+            file: None,
+            keys: Vec::new(),
+        };
+        let inner = Arc::clone(self);
+        self.committer.submit(terms, move |_| {
+            for at in &keys {
+                if let Err(e) = inner.reconcile(at) {
+                    tracing::warn!(bucket = %at.bucket, key = %at.key, "cannot be indexed: {e}");
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn scan_all(self: &Arc<Self>) -> Result<()> {
+        let mut standing = BTreeSet::new();
+        let mut after: Option<String> = None;
+        let mut objects = 0;
+        loop {
+            let buckets = self
+                .buckets
+                .list(&self.tree, "", after.as_deref(), MAX_PAGE)?;
+            let Some(last) = buckets.last() else { break };
+            after = Some(last.name.as_str().to_owned());
+            for bucket in buckets {
+                match self.scan_bucket(&bucket.name, &mut objects) {
+                    Ok(()) => {}
+                    Err(StoreError::NoSuchBucket) => continue,
+                    Err(e) => return Err(e),
+                }
+                standing.insert(bucket.name);
+            }
+        }
+        for (bucket, _) in self.index.buckets() {
+            if !standing.contains(&bucket)
+                && matches!(
+                    self.buckets.load(&self.tree, &bucket),
+                    Err(StoreError::NoSuchBucket)
+                )
+            {
+                self.index.drop_bucket(&bucket);
+            }
+        }
+        self.progress.send_modify(|progress| {
+            progress.bucket = None;
+            progress.done = true;
+        });
+        Ok(())
+    }
+
+    fn scan_bucket(self: &Arc<Self>, bucket: &BucketName, objects: &mut u64) -> Result<()> {
+        let rebuilding = !self.index.is_complete(bucket);
+        if rebuilding {
+            self.progress.send_modify(|progress| {
+                progress.bucket = Some(bucket.as_str().to_owned());
+                progress.done = false;
+            });
+        }
+        let mut batch: Vec<(ObjectKey, Option<FileFacts>)> = Vec::with_capacity(BATCH_KEYS);
+        let mut compared_to: Option<String> = None;
+        walk(&self.tree, bucket, None, &mut |met| {
+            if self.is_stopping() {
+                return Err(StoreError::Stopping);
+            }
+            *objects += 1;
+            batch.push((met.key, met.facts));
+            if batch.len() >= BATCH_KEYS {
+                let last = batch.last().map(|(key, _)| key.as_str().to_owned());
+                self.compare(bucket, compared_to.as_deref(), last.as_deref(), &batch)?;
+                compared_to = last;
+                batch.clear();
+                if rebuilding {
+                    let seen = *objects;
+                    self.progress
+                        .send_modify(|progress| progress.objects = seen);
+                }
+            }
+            Ok(Step::Next)
+        })?;
+        self.compare(bucket, compared_to.as_deref(), None, &batch)?;
+        if rebuilding {
+            self.index.set_complete(bucket, true);
+            let seen = *objects;
+            self.progress
+                .send_modify(|progress| progress.objects = seen);
+        }
+        Ok(())
+    }
+
+    /// Compares the keys of the tree after `after` up to and with `last` with their rows.
+    fn compare(
+        self: &Arc<Self>,
+        bucket: &BucketName,
+        after: Option<&str>,
+        last: Option<&str>,
+        met: &[(ObjectKey, Option<FileFacts>)],
+    ) -> Result<()> {
+        let mut wrong = Vec::new();
+        let mut met = met.iter().peekable();
+        let mut range = KeyRange::all();
+        if let Some(after) = after {
+            range = range.after(after);
+        }
+        if let Some(last) = last {
+            // The key after `last` in the order of bytes.
+            range = range.before(&format!("{last}\0"));
+        }
+        let limit = BATCH_KEYS.min(MAX_FETCH_ROWS);
+        loop {
+            let rows = self
+                .runtime
+                .block_on(self.index.rows(bucket, &range, limit))?;
+            let ended = rows.len() < limit;
+            if let Some((key, _)) = rows.last() {
+                range = range.after(key.as_str());
+            }
+            for (key, row) in rows {
+                while met.peek().is_some_and(|(in_tree, _)| *in_tree < key) {
+                    wrong.extend(met.next().map(|(in_tree, _)| in_tree.clone()));
+                }
+                let in_tree = match met.peek() {
+                    Some((in_tree, facts)) if *in_tree == key => {
+                        met.next();
+                        facts.as_ref()
+                    }
+                    _ => None,
+                };
+                if differs(Some(&row), in_tree) {
+                    wrong.push(key);
+                }
+            }
+            if wrong.len() > BATCH_KEYS {
+                self.settle(bucket, &mut wrong)?;
+            }
+            if ended {
+                break;
+            }
+        }
+        wrong.extend(met.map(|(key, _)| key.clone()));
+        self.settle(bucket, &mut wrong)
+    }
+
+    fn settle(self: &Arc<Self>, bucket: &BucketName, wrong: &mut Vec<ObjectKey>) -> Result<()> {
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let keys = wrong
+            .drain(..)
+            .map(|key| Locator::new(bucket.clone(), key))
+            .collect();
+        self.runtime.block_on(self.submit_reconcile(keys))
+    }
+}

@@ -1,0 +1,359 @@
+//! Staged bytes and how they become an object. The steps of a PUT, in this order:
+//!
+//! 1. the body goes to a file without a name, through its digests (`sink`);
+//! 2. digests and length are checked, mtime and record are set: the file is whole;
+//! 3. in the committer's turn the precondition is decided and the file gets its name;
+//! 4. the index and the stamps learn of it, then the caller.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Inner;
+use super::attrs::{DigestState, Record};
+use super::commit::{Terms, Turn};
+use super::disk::{Disk, DiskFile};
+use super::index::{Change, Room};
+use super::look::{Looked, row_of};
+use super::sink::{Sink, Taken};
+use super::tree::{Moved, failed};
+use crate::error::{Result, StoreError};
+use crate::keypath::{self, Place};
+use crate::name::{BucketName, ObjectKey};
+use crate::object::{ETagMatch, Locator, ObjectInfo, Precondition};
+use crate::volume::{AttrsPatch, CommitOptions, Durability, Removed, Staged};
+
+/// Bytes on their way to become an object of a brick.
+pub struct BrickStaged<D: Disk> {
+    inner: Arc<Inner<D>>,
+    at: Locator,
+    pub(super) sink: Sink<D>,
+}
+
+/// A whole file that is to become an object.
+pub(super) struct Whole<D: Disk> {
+    pub file: Arc<D::File>,
+    pub record: Record,
+    pub len_bytes: u64,
+    /// Whether it is durable already.
+    pub synced: bool,
+}
+
+impl<D: Disk> BrickStaged<D> {
+    pub(super) fn new(inner: Arc<Inner<D>>, at: Locator, sink: Sink<D>) -> Self {
+        Self { inner, at, sink }
+    }
+}
+
+impl<D: Disk> Staged for BrickStaged<D> {
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        self.sink.write(chunk).await
+    }
+
+    async fn commit(self, options: CommitOptions) -> Result<ObjectInfo> {
+        let Self { inner, at, sink } = self;
+        let durable = inner.buckets.durability(&at.bucket) == Durability::Strict;
+        let precondition = options.precondition.clone();
+        let finishing = Arc::clone(&inner);
+        let whole = sink
+            .finish(move |taken| finishing.make_whole(taken, options, durable))
+            .await?;
+        inner.commit_whole(at, whole, precondition, durable).await
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    fn make_whole(
+        &self,
+        taken: Taken<D>,
+        options: CommitOptions,
+        durable: bool,
+    ) -> Result<Whole<D>> {
+        taken.digests.check(&options.expected)?;
+        let known = taken.digests.known();
+        let record = Record {
+            md5: known.md5,
+            crc64nvme: known.crc64nvme,
+            checksum: options
+                .keep_checksum
+                .and_then(|kept| taken.digests.checksum(kept)),
+            attrs: options.attrs,
+            ..Record::default()
+        };
+        if let Some(modified) = options.modified {
+            taken
+                .file
+                .set_modified(modified.0)
+                .map_err(failed("set a file's time"))?;
+        }
+        self.seal(
+            taken.file,
+            record,
+            taken.digests.len_bytes,
+            taken.long,
+            durable,
+        )
+    }
+
+    /// Binds a record to the file's state and writes it; a long file is made durable here, off
+    /// the committer's thread.
+    pub(super) fn seal(
+        &self,
+        file: Arc<D::File>,
+        mut record: Record,
+        len_bytes: u64,
+        long: bool,
+        durable: bool,
+    ) -> Result<Whole<D>> {
+        let facts = file.facts().map_err(failed("look at a staged file"))?;
+        if facts.len_bytes != len_bytes {
+            return Err(StoreError::Io {
+                action: "write staged bytes",
+                source: std::io::Error::other("the file is not as long as what was written"),
+            });
+        }
+        record.state = Some(DigestState {
+            len_bytes,
+            mtime_ns: facts.mtime_ns,
+            ino: facts.ino,
+        });
+        self.tree.records.save(&file, &facts, &record)?;
+        if long && durable {
+            file.sync().map_err(failed("make a file durable"))?;
+        }
+        Ok(Whole {
+            file,
+            record,
+            len_bytes,
+            synced: long,
+        })
+    }
+
+    async fn commit_whole(
+        self: &Arc<Self>,
+        at: Locator,
+        whole: Whole<D>,
+        precondition: Precondition,
+        durable: bool,
+    ) -> Result<ObjectInfo> {
+        let terms = Terms {
+            durable,
+            file: (!whole.synced).then(|| Arc::clone(&whole.file)),
+            keys: vec![(at.bucket.clone(), at.key.clone())],
+        };
+        let inner = Arc::clone(self);
+        self.committer
+            .submit(terms, move |turn| {
+                inner.check_write(&at, &precondition)?;
+                inner.publish(turn, &at, whole, &precondition, |_| Ok(()))
+            })
+            .await
+    }
+
+    /// Decides a precondition in the committer's turn.
+    pub(super) fn check_write(&self, at: &Locator, precondition: &Precondition) -> Result<()> {
+        if precondition.is_empty() {
+            return Ok(());
+        }
+        let current = self.look_blocking(at)?;
+        precondition.check_write(current.as_ref().map(|looked| &looked.info))
+    }
+
+    /// Publishes a whole file in the committer's turn. `before_index` runs when the file has
+    /// its name.
+    pub(super) fn publish(
+        &self,
+        turn: &mut Turn<'_, D>,
+        at: &Locator,
+        whole: Whole<D>,
+        precondition: &Precondition,
+        before_index: impl FnOnce(&mut Turn<'_, D>) -> Result<()>,
+    ) -> Result<ObjectInfo> {
+        let only_new = precondition.if_none_match == Some(ETagMatch::Any);
+        if whole.len_bytes == 0
+            && let Place::Marker { dir } = keypath::place(&at.key)
+        {
+            let moved = self.tree.publish_marker(turn, at, dir, whole.record)?;
+            self.reconcile(at)?;
+            self.reconcile_moved(&at.bucket, &moved)?;
+            return match self.look_blocking(at)? {
+                Some(looked) => Ok(looked.info),
+                None => Err(StoreError::Conflict),
+            };
+        }
+        let ino = whole
+            .file
+            .facts()
+            .map_err(failed("look at a staged file"))?
+            .ino;
+        self.stamps.changing(ino);
+        let (mut facts, moved) = match self.tree.publish(turn, at, &whole.file, only_new) {
+            Ok(published) => published,
+            Err(e) => {
+                self.stamps.forget(ino);
+                return Err(e);
+            }
+        };
+        before_index(turn)?;
+        facts = whole.file.facts().unwrap_or(facts);
+        let info = whole
+            .record
+            .to_object_info(at.key.clone(), &super::look::state_of(&facts));
+        let escaped = moved.escaped;
+        let row = row_of(&info, &facts, escaped, self.options.hash);
+        self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
+        self.stamps.note(&facts);
+        self.reconcile_moved(&at.bucket, &moved)?;
+        Ok(info)
+    }
+
+    /// Tells the index; waits where it is far behind.
+    pub(super) fn change_index(
+        &self,
+        changes: impl IntoIterator<Item = (BucketName, ObjectKey, Change)>,
+    ) {
+        if self.index.apply(changes).room == Room::Full
+            && let Err(e) = self.runtime.block_on(self.index.wait_for_room())
+        {
+            // Nothing is lost: the changes stay in memory and their keys in the intent log.
+            tracing::error!("the index is behind and cannot be written: {e}");
+        }
+    }
+
+    pub(super) fn reconcile_moved(&self, bucket: &BucketName, moved: &Moved) -> Result<()> {
+        for key in &moved.keys {
+            let at = Locator::new(bucket.clone(), key.clone());
+            // It was moved by us: its bytes are as they were.
+            if let Some(found) = self.tree.find(&at)? {
+                self.stamps.note(&found.facts);
+            }
+            self.reconcile(&at)?;
+        }
+        Ok(())
+    }
+
+    /// Removes an object.
+    pub(super) async fn remove_object(
+        self: &Arc<Self>,
+        at: &Locator,
+        precondition: &Precondition,
+    ) -> Result<Removed> {
+        self.look_bucket(&at.bucket).await?;
+        let durable = self.buckets.durability(&at.bucket) == Durability::Strict;
+        // No intent: a row whose file is gone is told by every listing that meets it.
+        let terms = Terms {
+            durable,
+            file: None,
+            keys: Vec::new(),
+        };
+        let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
+        self.committer
+            .submit(terms, move |turn| {
+                inner.tree.bucket_dir(&at.bucket)?;
+                inner.check_write(&at, &precondition)?;
+                let moved = inner.tree.remove(turn, &at)?;
+                let (bucket, key) = (at.bucket.clone(), at.key.clone());
+                inner.change_index([(bucket, key, Change::Remove)]);
+                inner.reconcile_moved(&at.bucket, &moved)?;
+                Ok(Removed {
+                    existed: moved.existed,
+                })
+            })
+            .await
+    }
+
+    /// Changes attributes of an object whose bytes stay.
+    pub(super) async fn patch_object(
+        self: &Arc<Self>,
+        at: &Locator,
+        patch: AttrsPatch,
+        precondition: &Precondition,
+    ) -> Result<ObjectInfo> {
+        self.look_bucket(&at.bucket).await?;
+        let durable = self.buckets.durability(&at.bucket) == Durability::Strict;
+        let keys = vec![(at.bucket.clone(), at.key.clone())];
+        let terms = Terms {
+            durable,
+            file: None,
+            keys,
+        };
+        let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
+        self.committer
+            .submit(terms, move |turn| {
+                let Some(looked) = inner.look_blocking(&at)? else {
+                    return Err(StoreError::NoSuchKey);
+                };
+                precondition.check_write(Some(&looked.info))?;
+                inner.patch_looked(turn, &at, looked, patch)
+            })
+            .await
+    }
+
+    fn patch_looked(
+        &self,
+        turn: &mut Turn<'_, D>,
+        at: &Locator,
+        looked: Looked<D>,
+        patch: AttrsPatch,
+    ) -> Result<ObjectInfo> {
+        let Looked {
+            found, mut record, ..
+        } = looked;
+        let attrs = &mut record.attrs;
+        if let Some((system, user)) = patch.headers {
+            (attrs.system, attrs.user) = (system, user);
+        }
+        if let Some(tags) = patch.tags {
+            attrs.tags = tags;
+        }
+        if let Some(acl) = patch.acl {
+            attrs.acl = acl;
+        }
+        if patch.owner.is_some() {
+            attrs.owner = patch.owner;
+        }
+        let now = patch.touch.then(|| self.options.clock.now());
+        if let (Some(now), Some(state)) = (now, &mut record.state) {
+            state.mtime_ns = now.0;
+        }
+        let Some(file) = found.file else {
+            if let Place::Marker { dir } = keypath::place(&at.key) {
+                self.tree.publish_marker(turn, at, dir, record)?;
+            }
+            self.reconcile(at)?;
+            return self
+                .look_blocking(at)?
+                .map(|l| l.info)
+                .ok_or(StoreError::NoSuchKey);
+        };
+        let file = Arc::new(file);
+        self.stamps.changing(found.facts.ino);
+        let changed = self.write_patch(&file, &found.facts, &record, now);
+        let facts = file.facts().map_err(failed("look at an object"))?;
+        // Whatever was done, we did it.
+        self.stamps.note(&facts);
+        changed?;
+        turn.changed_file(&file);
+        let info = record.to_object_info(at.key.clone(), &super::look::state_of(&facts));
+        let row = row_of(&info, &facts, found.escaped, self.options.hash);
+        self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
+        Ok(info)
+    }
+
+    /// The record first: a crash before the new time voids the digest instead of lying.
+    fn write_patch(
+        &self,
+        file: &Arc<D::File>,
+        facts: &super::disk::FileFacts,
+        record: &Record,
+        now: Option<crate::object::Timestamp>,
+    ) -> Result<()> {
+        self.tree.records.save(file, facts, record)?;
+        match now {
+            Some(now) => file
+                .set_modified(now.0)
+                .map_err(failed("set a file's time")),
+            None => Ok(()),
+        }
+    }
+}

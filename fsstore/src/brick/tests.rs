@@ -1,0 +1,316 @@
+//! The brick against its own directory: what doors do is seen in the tree, and the reverse.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Brick, BrickOptions};
+use crate::error::StoreError;
+use crate::name::{BucketName, ObjectKey, PartNumber};
+use crate::object::{Locator, ObjectInfo, PartClaim, Precondition};
+use crate::volume::{
+    CommitOptions, ComposeOptions, ListQuery, NewBucket, NewUpload, Object, StageOptions, Staged,
+    StagedPart, Volume,
+};
+
+struct TempBrick {
+    brick: Brick,
+    dir: tempfile::TempDir,
+}
+
+fn bucket() -> BucketName {
+    BucketName::parse("b").unwrap()
+}
+
+fn at(key: &str) -> Locator {
+    Locator::new(bucket(), ObjectKey::parse(key).unwrap())
+}
+
+impl TempBrick {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let brick = Brick::open(BrickOptions::new(dir.path())).await.unwrap();
+        brick
+            .create_bucket(&bucket(), NewBucket::default())
+            .await
+            .unwrap();
+        Self { brick, dir }
+    }
+
+    async fn reopened(self) -> Self {
+        self.brick.close().await.unwrap();
+        let Self { brick, dir } = self;
+        drop(brick);
+        let brick = Brick::open(BrickOptions::new(dir.path())).await.unwrap();
+        Self { brick, dir }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.dir.path().join("b").join(key)
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) -> ObjectInfo {
+        let mut staged = self
+            .brick
+            .stage(&at(key), StageOptions::default())
+            .await
+            .unwrap();
+        for chunk in bytes.chunks(50_000) {
+            staged.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+        }
+        staged.commit(CommitOptions::default()).await.unwrap()
+    }
+
+    async fn get(&self, key: &str) -> Vec<u8> {
+        let object = self.brick.open(&at(key)).await.unwrap();
+        object
+            .read(0..object.info().len_bytes)
+            .await
+            .unwrap()
+            .to_vec()
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        let query = ListQuery {
+            limit: 1_000,
+            ..ListQuery::default()
+        };
+        let page = self.brick.list(&bucket(), &query).await.unwrap();
+        page.objects
+            .into_iter()
+            .map(|entry| entry.key.as_str().to_owned())
+            .collect()
+    }
+
+    async fn eventually(&self, what: &str, mut is_so: impl AsyncFnMut(&Self) -> bool) {
+        for _ in 0..100 {
+            if is_so(self).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("never came about: {what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_is_a_file_with_its_bytes() {
+    let brick = TempBrick::new().await;
+    for len in [0, 5, 200_000, 3_000_000] {
+        let bytes: Vec<u8> = (0..len).map(|i: u32| i as u8).collect();
+        let info = brick.put("dir/key", &bytes).await;
+        assert_eq!(info.len_bytes, u64::from(len));
+        assert_eq!(std::fs::read(brick.path("dir/key")).unwrap(), bytes);
+        assert_eq!(brick.get("dir/key").await, bytes);
+        assert_eq!(brick.brick.stat(&at("dir/key")).await.unwrap(), info);
+    }
+    brick
+        .brick
+        .remove(&at("dir/key"), &Precondition::default())
+        .await
+        .unwrap();
+    assert!(
+        !brick.path("dir").exists(),
+        "the directory goes with its last key"
+    );
+    assert!(brick.path("").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_and_keys_below_it_both_stand() {
+    let brick = TempBrick::new().await;
+    brick.put("a", b"short").await;
+    brick.put("a/b", b"long").await;
+    assert_eq!(brick.get("a").await, b"short");
+    assert_eq!(brick.get("a/b").await, b"long");
+    assert!(brick.path("a").is_dir());
+    assert_eq!(brick.keys().await, ["a", "a/b"]);
+    brick
+        .brick
+        .remove(&at("a/b"), &Precondition::default())
+        .await
+        .unwrap();
+    assert!(brick.path("a").is_file(), "it is back at its path");
+    assert_eq!(brick.get("a").await, b"short");
+    assert_eq!(brick.keys().await, ["a"]);
+    assert!(
+        !brick
+            .brick
+            .stat(&at("a"))
+            .await
+            .unwrap()
+            .etag
+            .is_provisional()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_made_on_disk_is_listed_and_gets_its_md5() {
+    let brick = TempBrick::new().await;
+    std::fs::create_dir_all(brick.path("made/by")).unwrap();
+    std::fs::write(brick.path("made/by/hand"), b"hello").unwrap();
+    assert_eq!(brick.get("made/by/hand").await, b"hello");
+    brick
+        .eventually("it is listed", async |b| b.keys().await == ["made/by/hand"])
+        .await;
+    let md5 = "5d41402abc4b2a76b9719d911017c592";
+    brick
+        .eventually("its tag is its MD5", async |b| {
+            b.brick
+                .stat(&at("made/by/hand"))
+                .await
+                .unwrap()
+                .etag
+                .as_str()
+                == md5
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_that_puts_the_time_back_voids_the_tag() {
+    let brick = TempBrick::new().await;
+    let info = brick.put("k", b"before").await;
+    let path = brick.path("k");
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, b"after!").unwrap();
+    file.set_modified(modified).unwrap();
+    let now = brick.brick.stat(&at("k")).await.unwrap();
+    assert_eq!(
+        (now.len_bytes, now.modified),
+        (info.len_bytes, info.modified)
+    );
+    assert_ne!(now.etag, info.etag);
+    let query = ListQuery {
+        limit: 10,
+        ..ListQuery::default()
+    };
+    let page = brick.brick.list(&bucket(), &query).await.unwrap();
+    assert_ne!(page.objects[0].etag, info.etag);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_touched_multipart_object_gets_its_own_tag_back() {
+    let brick = TempBrick::new().await;
+    let whole = upload(&brick, "big", &[vec![1; 5 << 20], vec![2; 70_000]]).await;
+    assert!(whole.etag.as_str().ends_with("-2"));
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(brick.path("big"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(
+        brick
+            .brick
+            .stat(&at("big"))
+            .await
+            .unwrap()
+            .etag
+            .is_provisional()
+    );
+    brick
+        .eventually("its own tag is back", async |b| {
+            b.brick.stat(&at("big")).await.unwrap().etag == whole.etag
+        })
+        .await;
+}
+
+async fn upload(brick: &TempBrick, key: &str, parts: &[Vec<u8>]) -> ObjectInfo {
+    let upload = brick
+        .brick
+        .begin_upload(&at(key), NewUpload::default())
+        .await
+        .unwrap();
+    let mut claims = Vec::new();
+    for (number, bytes) in (1..).zip(parts) {
+        let number = PartNumber::new(number).unwrap();
+        let options = StageOptions {
+            len_bytes: Some(bytes.len() as u64),
+            ..StageOptions::default()
+        };
+        let mut staged = brick
+            .brick
+            .stage_part(&at(key), &upload.id, number, options)
+            .await
+            .unwrap();
+        staged.write(Bytes::copy_from_slice(bytes)).await.unwrap();
+        let part = staged.commit(Vec::new(), None).await.unwrap();
+        claims.push(PartClaim {
+            number,
+            etag: part.etag.as_str().to_owned(),
+            checksum: None,
+        });
+    }
+    let options = ComposeOptions::default;
+    let info = brick
+        .brick
+        .compose(&at(key), &upload.id, &claims, options())
+        .await
+        .unwrap();
+    let again = brick
+        .brick
+        .compose(&at(key), &upload.id, &claims, options())
+        .await
+        .unwrap();
+    assert_eq!(info, again);
+    info
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_one_length_become_the_object_without_a_copy() {
+    let brick = TempBrick::new().await;
+    let parts = [vec![1; 5 << 20], vec![2; 5 << 20], vec![3; 100]];
+    let whole = upload(&brick, "big", &parts).await;
+    assert_eq!(std::fs::read(brick.path("big")).unwrap(), parts.concat());
+    assert_eq!(brick.get("big").await, parts.concat());
+    let object = brick.brick.open(&at("big")).await.unwrap();
+    assert_eq!(object.parts().await.unwrap().len(), 3);
+    assert!(whole.digests.crc64nvme.is_some());
+    let left = std::fs::read_dir(brick.dir.path().join(".portico/uploads/b"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reopened_brick_knows_its_objects() {
+    let brick = TempBrick::new().await;
+    let info = brick.put("x/y", b"1").await;
+    brick.put("odd//key", b"2").await;
+    brick.put("marker/", b"").await;
+    let brick = brick.reopened().await;
+    assert_eq!(brick.brick.stat(&at("x/y")).await.unwrap(), info);
+    assert_eq!(brick.keys().await, ["marker/", "odd//key", "x/y"]);
+    assert!(matches!(
+        brick.brick.stat(&at("x")).await,
+        Err(StoreError::NoSuchKey)
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_whose_index_is_gone_is_listed_from_its_tree() {
+    let brick = TempBrick::new().await;
+    for key in ["a", "a/b", "a-b", "z/", "q//r"] {
+        brick.put(key, b"1").await;
+    }
+    brick.brick.close().await.unwrap();
+    let TempBrick { brick: old, dir } = brick;
+    drop(old);
+    std::fs::remove_dir_all(dir.path().join(".portico/index")).unwrap();
+    let brick = TempBrick {
+        brick: Brick::open(BrickOptions::new(dir.path())).await.unwrap(),
+        dir,
+    };
+    assert_eq!(brick.keys().await, ["a", "a-b", "a/b", "q//r", "z/"]);
+    brick
+        .eventually("the index is built", async |b| {
+            b.brick.progress().borrow().done
+        })
+        .await;
+    assert_eq!(brick.keys().await, ["a", "a-b", "a/b", "q//r", "z/"]);
+}
+
+crate::volume_contract!(async {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let brick = Brick::open(BrickOptions::new(dir.path())).await.unwrap();
+    (brick, dir)
+});
