@@ -31,5 +31,8 @@ fuzz_target!(|bytes: &[u8]| {
         ino: state.ino,
         ctime_ns: 0,
     };
-    assert_eq!(record.to_object_info(key, &facts).len_bytes, state.len_bytes);
+    assert_eq!(
+        record.to_object_info(key, &facts).len_bytes,
+        state.len_bytes
+    );
 });
