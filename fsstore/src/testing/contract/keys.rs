@@ -293,6 +293,46 @@ pub async fn a_removed_key_leaves_no_prefix<V: Volume>(volume: Arc<V>) {
     assert_eq!(on.get("a").await, b"in the directory's place");
 }
 
+pub async fn a_key_is_never_missed_while_one_below_it_comes_and_goes<V: Volume>(volume: Arc<V>) {
+    let on = Arc::new(Subject::new(volume).await);
+    let put = on.put("a", b"bytes").await;
+    let below = Arc::clone(&on);
+    let writer = tokio::spawn(async move {
+        for _ in 0..60 {
+            below.put("a/b", b"below").await;
+            below.remove("a/b").await;
+        }
+    });
+    while !writer.is_finished() {
+        assert_eq!(on.stat("a").await, put);
+        assert_eq!(on.get("a").await, b"bytes");
+        assert!(on.keys().await.contains(&"a".to_owned()));
+    }
+    writer.await.unwrap();
+    assert_eq!(on.keys().await, ["a"]);
+}
+
+pub async fn neighbours_do_not_disturb_each_other<V: Volume>(volume: Arc<V>) {
+    let on = Arc::new(Subject::new(volume).await);
+    let keys = ["a", "a/", "a/b", "a/b/", "a/b/c", "a/b/c/d", "a//", "b/c"];
+    let tasks = keys.map(|key| {
+        let on = Arc::clone(&on);
+        tokio::spawn(async move {
+            for round in 0..25u8 {
+                on.put(key, &[round]).await;
+                assert_eq!(on.get(key).await, [round], "{key:?}");
+                assert!(on.remove(key).await, "{key:?}");
+                on.assert_absent(key).await;
+            }
+            on.put(key, key.as_bytes()).await;
+        })
+    });
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_holds(&on, &keys.map(str::to_owned).into()).await;
+}
+
 pub async fn copies_reach_every_kind_of_key<V: Volume>(volume: Arc<V>) {
     let on = Subject::new(volume).await;
     on.put("a/b", b"0").await;

@@ -54,7 +54,9 @@ macro_rules! volume_contract {
                 a_key_and_one_below_it_both_exist, a_key_under_a_key_keeps_its_record,
                 an_open_object_outlives_a_key_below_it, a_directory_marker_is_an_object,
                 a_marker_with_a_body_keeps_it, a_directory_is_no_object,
-                a_removed_key_leaves_no_prefix, copies_reach_every_kind_of_key;
+                a_removed_key_leaves_no_prefix,
+                a_key_is_never_missed_while_one_below_it_comes_and_goes,
+                neighbours_do_not_disturb_each_other, copies_reach_every_kind_of_key;
             attributes: attributes_come_back, attributes_are_replaced_as_a_whole,
                 a_patch_changes_what_it_names, a_touch_moves_the_time_and_nothing_else,
                 attributes_of_nothing_are_not_set, large_attributes_come_back,

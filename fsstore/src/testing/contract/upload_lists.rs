@@ -74,6 +74,7 @@ pub async fn uploads_are_listed_in_pages<V: Volume>(volume: Arc<V>) {
             let page = list(&query).await;
             assert!(page.uploads.len() <= limit);
             found.extend(shown(&page));
+            assert!(found.len() <= begun.len(), "an upload is listed twice");
             if !page.truncated {
                 break;
             }
