@@ -1,6 +1,9 @@
 //! The command line: what `portico` can be asked, and how it answers people and scripts.
 
+mod bucket;
+mod index;
 mod layout;
+mod meta;
 mod print;
 mod serve;
 mod user;
@@ -36,6 +39,8 @@ Examples:
   portico serve ./data --listen 0.0.0.0:443 --tls-cert c.pem --tls-key k.pem
   portico user add alice --dir ./data           make a user and its first key
   portico key add alice --ttl 1h --dir ./data   make a key that ends in an hour
+  portico bucket ls --dir ./data --json         list buckets, for a script
+  portico meta ./data/main/photos/cat.jpg       what portico knows of a file
 
 Every option of `serve` is also a key of the configuration file and a variable PORTICO_…;
 a flag goes before a variable, a variable before the file. `portico serve --help` lists them.";
@@ -50,6 +55,14 @@ enum Command {
     /// Add and remove access keys, temporary ones too
     #[command(subcommand)]
     Key(user::KeyCommand),
+    /// List buckets, or look at one
+    #[command(subcommand)]
+    Bucket(bucket::BucketCommand),
+    /// Check the listing index against the tree, or build it anew
+    #[command(subcommand)]
+    Index(index::IndexCommand),
+    /// Show what portico knows of a file
+    Meta(meta::MetaArgs),
 }
 
 /// Which tree a command is about.
@@ -115,6 +128,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::User(command) => user::run_user(command),
         Command::Key(command) => user::run_key(command),
+        Command::Bucket(command) => bucket::run(command),
+        Command::Index(command) => index::run(command),
+        Command::Meta(args) => meta::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

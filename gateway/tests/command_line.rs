@@ -1,5 +1,7 @@
 //! The program as a process: what it says, and where its settings come from.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::net::TcpListener;
 use std::process::{Command, Output};
 

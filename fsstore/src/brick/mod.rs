@@ -15,6 +15,7 @@ pub mod commit;
 pub mod disk;
 pub mod hashing;
 pub mod index;
+pub mod inspect;
 pub mod intents;
 pub mod lane;
 pub mod listing;

@@ -57,6 +57,17 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Refuses a tree that no server has ever opened: it has no state to look at.
+    pub(super) fn served_before(&self) -> Result<(), CommandError> {
+        if self.state().is_dir() && self.volume().is_dir() {
+            return Ok(());
+        }
+        let shown = self.dir.display();
+        Err(CommandError::new(format!(
+            "{shown} was never served by portico"
+        )))
+    }
+
     /// The volume's root.
     pub(super) fn volume(&self) -> PathBuf {
         self.dir.join(VOLUME)

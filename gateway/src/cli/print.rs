@@ -71,6 +71,10 @@ fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            let pair = |(name, value): (&String, &Value)| format!("{name}={}", cell(value));
+            fields.iter().map(pair).collect::<Vec<_>>().join(", ")
+        }
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }

@@ -3,10 +3,13 @@
 mod door;
 mod greeting;
 mod options;
+pub(super) mod progress;
 mod run;
 
+use std::io::Write;
 use std::sync::Arc;
 
+use fsstore::brick::{Brick, BrickOptions, DurabilityRules};
 use fsstore::volume::Volume;
 use tokio::net::TcpListener;
 
@@ -15,13 +18,42 @@ pub(super) use self::options::ServeArgs;
 use self::run::Prepared;
 pub(super) use self::run::run;
 use super::CommandError;
+use super::layout::Layout;
+use crate::config::{Config, HashPolicy};
 use crate::server::Drained;
 
 /// Serves a prepared tree to the end of the server.
 async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     let listener = prepared.listen().await?;
-    print!("{}", prepared.greeting(listener.local_addr()?));
-    Err(CommandError::new("no store yet"))
+    let brick = Brick::open(brick_options(&prepared.layout, &prepared.config)).await?;
+    let greeting = prepared.greeting(listener.local_addr()?);
+    // A reader that has gone does not keep the server from serving.
+    let _ = std::io::stdout().write_all(greeting.as_bytes());
+    let showing = tokio::spawn(progress::show(brick.progress()));
+    let drained = serve_volume(&prepared, Arc::new(brick.clone()), listener).await;
+    showing.abort();
+    brick.close().await?;
+    run::report(drained?)
+}
+
+/// How the volume of a tree is opened.
+pub(super) fn brick_options(layout: &Layout, config: &Config) -> BrickOptions {
+    let of_bucket = |(name, bucket): (&String, &crate::config::BucketConfig)| {
+        Some((name.clone(), bucket.durability?))
+    };
+    BrickOptions {
+        durability: DurabilityRules {
+            default: config.durability,
+            buckets: config.bucket.iter().filter_map(of_bucket).collect(),
+        },
+        hash: match config.hash {
+            HashPolicy::Background => fsstore::brick::HashPolicy::Background,
+            HashPolicy::OnRead => fsstore::brick::HashPolicy::OnRead,
+            HashPolicy::Never => fsstore::brick::HashPolicy::Never,
+        },
+        scan_interval: config.scan_interval,
+        ..BrickOptions::new(layout.volume())
+    }
 }
 
 /// Serves a volume on `listener` until a signal ends it.

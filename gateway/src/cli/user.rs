@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::layout::Layout;
 use super::print::Answer;
 use super::{CommandError, TreeArgs};
-use crate::config::parse_duration;
+use crate::config::{Config, parse_duration};
 use crate::users::{AccessKey, Entry, NewKey, NewUser, Origin, Secret, UserStore};
 
 /// `portico user …`
@@ -178,6 +179,11 @@ pub(super) fn run_key(command: KeyCommand) -> Result<(), CommandError> {
 
 fn open(tree: &TreeArgs) -> Result<UserStore, CommandError> {
     let (layout, config) = tree.resolve()?;
+    open_users(&layout, config)
+}
+
+/// The users of a tree.
+pub(super) fn open_users(layout: &Layout, config: Config) -> Result<UserStore, CommandError> {
     let root = config.root.keys();
     let (store, _) = UserStore::open(layout.dir(), config.user, root)?;
     Ok(store)
