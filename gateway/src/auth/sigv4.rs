@@ -4,6 +4,8 @@
 //! Order: form, key, token, time, signature. The canonical request is built from what was
 //! received; the aws-sigv4 crate computes keys and signatures.
 
+use std::borrow::Cow;
+
 use fsstore::name::hex;
 use fsstore::object::Timestamp;
 use http::HeaderMap;
@@ -34,13 +36,13 @@ enum Place {
 }
 
 impl Place {
-    fn malformed(self, message: impl Into<std::borrow::Cow<'static, str>>) -> AuthError {
+    fn malformed(self, message: impl Into<Cow<'static, str>>) -> AuthError {
         self.malformed_region(message, None)
     }
 
     fn malformed_region(
         self,
-        message: impl Into<std::borrow::Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
         region: Option<String>,
     ) -> AuthError {
         let message = message.into();
@@ -97,6 +99,17 @@ impl<'a> Scope<'a> {
             text: &credential[access_key.len() + 1..],
         })
     }
+
+    /// The scope is of the day of the request's `20130524T000000Z`.
+    fn check_day(&self, timestamp: &str, place: Place) -> Result<(), AuthError> {
+        if timestamp.starts_with(self.day) {
+            return Ok(());
+        }
+        let (day, other) = (self.day, &timestamp[..8]);
+        Err(place.malformed(format!(
+            "Invalid credential date \"{day}\". This date is not the same as X-Amz-Date: \"{other}\"."
+        )))
+    }
 }
 
 /// A signature as received.
@@ -123,12 +136,7 @@ pub(super) fn verify_header(
     let fields = HeaderFields::parse(authorization)?;
     let scope = Scope::parse(fields.credential, Place::Header, config)?;
     let (timestamp, time) = request_time(&parts.headers)?;
-    if !timestamp.starts_with(scope.day) {
-        let (day, other) = (scope.day, &timestamp[..8]);
-        return Err(Place::Header.malformed(format!(
-            "Invalid credential date \"{day}\". This date is not the same as X-Amz-Date: \"{other}\"."
-        )));
-    }
+    scope.check_day(&timestamp, Place::Header)?;
     let payload_hash = match parts.headers.get(payload::HEADER) {
         Some(value) => value.to_str().unwrap_or(""),
         None => {
@@ -183,12 +191,7 @@ pub(super) fn verify_query(
         place.malformed("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
     })?;
     let scope = Scope::parse(&credential, place, config)?;
-    if !timestamp.starts_with(scope.day) {
-        let (day, other) = (scope.day, &timestamp[..8]);
-        return Err(place.malformed(format!(
-            "Invalid credential date \"{day}\". This date is not the same as X-Amz-Date: \"{other}\"."
-        )));
-    }
+    scope.check_day(&timestamp, place)?;
     let stated = stated_hash(&parts.headers, query, &signed_headers);
     let claim = Claim {
         place,
@@ -289,13 +292,24 @@ pub(super) fn find_key<'d>(
 }
 
 /// X-Amz-Date, else Date, as text of the string to sign and as a time. Errors: AccessDenied.
-fn request_time(headers: &HeaderMap) -> Result<(String, Timestamp), AuthError> {
+fn request_time(headers: &HeaderMap) -> Result<(Cow<'_, str>, Timestamp), AuthError> {
     let text = headers
         .get("x-amz-date")
         .or_else(|| headers.get(http::header::DATE))
-        .and_then(|value| value.to_str().ok());
-    match text.and_then(date::parse_any) {
-        Some(time) if time.secs() >= 0 => Ok((date::format_iso(time), time)),
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let (text, time) = match date::parse_iso(text) {
+        Some(time) => (Cow::Borrowed(text), Some(time)),
+        None => {
+            let time = date::parse_any(text);
+            (
+                Cow::Owned(time.map(date::format_iso).unwrap_or_default()),
+                time,
+            )
+        }
+    };
+    match time {
+        Some(time) if time.secs() >= 0 => Ok((text, time)),
         _ => Err(AuthError::AccessDenied(
             "AWS authentication requires a valid Date or x-amz-date header",
         )),
