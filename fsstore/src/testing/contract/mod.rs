@@ -28,7 +28,9 @@ use crate::volume::Volume;
 /// Makes a test of every case of the contract. The argument is an expression, evaluated for each
 /// test, that is a future of `(volume, guard)`; the guard lives as long as the test.
 ///
-/// ```ignore
+/// ```
+/// use fsstore::testing::MemVolume;
+///
 /// fsstore::volume_contract!(async { (MemVolume::new(), ()) });
 /// ```
 #[macro_export]
