@@ -153,8 +153,14 @@ fn verify(
     config: &AuthConfig,
 ) -> Result<(), AuthError> {
     let bucket = host_of(parts).and_then(|host| bucket_of_host(host, &config.domains));
-    let text = string_to_sign(parts, date, bucket.as_deref());
-    if is_signature_of(&text, signature, credential) {
+    let path = parts.uri.path();
+    let is_it = |path: &str| {
+        let text = string_to_sign(parts, date, bucket.as_deref(), path);
+        is_signature_of(&text, signature, credential)
+    };
+    // A bucket is signed as `/bucket/` by botocore, though it sends `/bucket`.
+    let is_bucket = bucket.is_none() && path.len() > 1 && !path[1..].contains('/');
+    if is_it(path) || (is_bucket && is_it(&format!("{path}/"))) {
         Ok(())
     } else {
         Err(AuthError::SignatureDoesNotMatch)
@@ -170,7 +176,7 @@ pub(super) fn is_signature_of(text: &[u8], signature: &str, credential: &Credent
     computed.as_bytes().ct_eq(signature.as_bytes()).into()
 }
 
-fn string_to_sign(parts: &Parts, date: &str, bucket: Option<&str>) -> Vec<u8> {
+fn string_to_sign(parts: &Parts, date: &str, bucket: Option<&str>, path: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.push(b'\n');
@@ -188,7 +194,7 @@ fn string_to_sign(parts: &Parts, date: &str, bucket: Option<&str>) -> Vec<u8> {
         out.push(b'/');
         out.extend_from_slice(bucket.as_bytes());
     }
-    out.extend_from_slice(parts.uri.path().as_bytes());
+    out.extend_from_slice(path.as_bytes());
     push_subresources(&mut out, query);
     out
 }

@@ -336,6 +336,34 @@ fn the_v2_examples_are_verified() {
 }
 
 #[test]
+fn a_bucket_is_signed_in_v2_with_a_slash_at_its_end_or_without() {
+    use base64::Engine;
+    use hmac::{Hmac, KeyInit, Mac};
+
+    let date = "Tue, 27 Mar 2007 19:36:42 +0000";
+    let now = date::parse_any(date).unwrap();
+    for (signed, uri, is_it) in [
+        ("/bucket", "/bucket", true),
+        ("/bucket/", "/bucket", true),
+        ("/bucket/key/", "/bucket/key", false),
+        ("//", "/", false),
+    ] {
+        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(SECRET.as_bytes()).unwrap();
+        mac.update(format!("PUT\n\n\n{date}\n{signed}").as_bytes());
+        let signature = mac.finalize().into_bytes();
+        let signature = base64::engine::general_purpose::STANDARD.encode(signature);
+        let authorization = format!("AWS {KEY}:{signature}");
+        let headers = [
+            ("host", "localhost"),
+            ("date", date),
+            ("authorization", authorization.as_str()),
+        ];
+        let answer = check(&request("PUT", uri, &headers), now);
+        assert_eq!(answer.is_ok(), is_it, "{signed} {uri}: {answer:?}");
+    }
+}
+
+#[test]
 fn the_v2_presigned_example_expires() {
     let uri = format!(
         "/photos/puppy.jpg?AWSAccessKeyId={KEY}&Signature=NpgCjnDzrM%2BWFzoENXmpNDUsSn8%3D\

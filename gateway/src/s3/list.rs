@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::ctx::{Call, Ctx, Owner};
 use super::query::Query;
 use super::respond::{self, Body, iso_time};
-use super::xml::XmlWriter;
+use super::xml::{self, XmlWriter};
 use crate::auth::grant::{Grant, Read};
 use crate::body::error::digest_name;
 use crate::errors::S3Error;
@@ -50,7 +50,13 @@ pub async fn list_objects<V: Volume>(
     let mut xml = XmlWriter::root("ListBucketResult");
     xml.reserve((page.objects.len() + page.prefixes.len()) * ENTRY_LEN_BYTES);
     xml.text("Name", bucket.name.as_str());
-    asked.text(&mut xml, "Prefix", &asked.prefix);
+    // Clients of this version take the prefix as it is (botocore decodes all but it); it is
+    // encoded only where XML could not carry it.
+    if xml::can_carry(&asked.prefix) {
+        xml.text("Prefix", &asked.prefix);
+    } else {
+        asked.text(&mut xml, "Prefix", &asked.prefix);
+    }
     asked.text(&mut xml, "Marker", marker);
     if let (Some(next), Some(_)) = (&page.next, &asked.delimiter) {
         asked.text(&mut xml, "NextMarker", next);

@@ -106,6 +106,16 @@ impl XmlWriter {
     }
 }
 
+/// Whether XML 1.0 can carry a text.
+pub fn can_carry(text: &str) -> bool {
+    !text.chars().any(is_foreign)
+}
+
+/// True for characters that XML 1.0 has no way to write. Source: XML 1.0, production 2 (Char).
+fn is_foreign(c: char) -> bool {
+    matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
+}
+
 /// Escapes text. Characters that XML 1.0 cannot carry become character references as S3 makes
 /// them: a strict parser refuses these, which is what `encoding-type=url` is for.
 fn escape_into(text: &str, out: &mut String) {
@@ -117,7 +127,7 @@ fn escape_into(text: &str, out: &mut String) {
             '&' => "&amp;",
             '"' => "&quot;",
             '\r' => "&#13;",
-            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' if c != '\n' && c != '\t' => "",
+            c if is_foreign(c) => "",
             _ => continue,
         };
         out.push_str(&text[plain_from..at]);

@@ -142,6 +142,18 @@ async fn names_are_encoded_where_asked_and_nowhere_else() {
     let root = encoded.xml("ListBucketResult");
     assert_eq!(root.required("Delimiter").unwrap(), "/");
     assert_eq!(root.required("EncodingType").unwrap(), "url");
+    for (uri, prefix) in [
+        ("/bucket?encoding-type=url&prefix=%0A%2B", "\n+"),
+        ("/bucket?encoding-type=url&prefix=%01", "%01"),
+        (
+            "/bucket?encoding-type=url&list-type=2&prefix=%0A%2B",
+            "%0A%2B",
+        ),
+    ] {
+        let answer = door.expect(Who::Alice, "GET", uri, 200).await;
+        let root = answer.xml("ListBucketResult");
+        assert_eq!(root.required("Prefix").unwrap(), prefix, "{uri}");
+    }
     let plain = door
         .expect(Who::Alice, "GET", "/bucket?prefix=foo%2B", 200)
         .await;
