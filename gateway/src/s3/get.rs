@@ -68,7 +68,7 @@ async fn open_and_answer<V: Volume>(
     at: &Locator,
 ) -> Result<Opened, S3Error> {
     let opened = ctx.volume.open(at).await;
-    let object = opened.map_err(|error| call.object_error(bucket, error))?;
+    let object = opened.map_err(|error| refused_look(call, bucket, error))?;
     let info = object.info();
     call.grant_object::<Read>(bucket, &info.attrs)?;
     if let Some(unmodified) = check_conditions(call.headers(), info)? {
@@ -116,7 +116,7 @@ pub async fn head_object<V: Volume>(
     bucket: &BucketInfo,
     at: &Locator,
 ) -> Result<Response<Body>, S3Error> {
-    let refuse = |error| call.object_error(bucket, error);
+    let refuse = |error| refused_look(call, bucket, error);
     let (info, parts) = match part_number(&call.query)? {
         None => (ctx.volume.stat(at).await.map_err(refuse)?, Vec::new()),
         Some(_) => {
@@ -130,6 +130,17 @@ pub async fn head_object<V: Volume>(
     }
     let wanted = Wanted::of(call, &info, &parts)?;
     answer(call, &info, &wanted)
+}
+
+/// The answer where an object cannot be looked at. Where nothing stands there is no delete marker
+/// either, and a client that may know so is told.
+fn refused_look(call: &Call, bucket: &BucketInfo, error: StoreError) -> S3Error {
+    let refused = call.object_error(bucket, error);
+    if refused.code() != S3Code::NoSuchKey {
+        return refused;
+    }
+    let name = HeaderName::from_static("x-amz-delete-marker");
+    refused.header(name, HeaderValue::from_static("false"))
 }
 
 /// None where the conditions hold, the 304 where the client has what stands. Errors:

@@ -201,13 +201,23 @@ fn refused_composition(error: StoreError, id: &UploadId) -> S3Error {
     }
 }
 
-/// The parts a document names. Errors: MalformedXML for none or more than [`MAX_PARTS`].
+/// The parts a document names. A part that was sent twice may stand twice in a row: the later
+/// one is meant, because it took the earlier one's place. Errors: MalformedXML for none or more
+/// than [`MAX_PARTS`].
 fn claims(root: &Element) -> Result<Vec<PartClaim>, S3Error> {
     root.allow_only(&["Part"])?;
     if root.children.is_empty() || root.children.len() > MAX_PARTS {
         return Err(xml::malformed());
     }
-    root.children.iter().map(claim).collect()
+    let mut claims: Vec<PartClaim> = Vec::with_capacity(root.children.len());
+    for part in &root.children {
+        let claim = claim(part)?;
+        match claims.last_mut() {
+            Some(last) if last.number == claim.number => *last = claim,
+            Some(_) | None => claims.push(claim),
+        }
+    }
+    Ok(claims)
 }
 
 fn claim(part: &Element) -> Result<PartClaim, S3Error> {

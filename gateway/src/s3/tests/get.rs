@@ -152,6 +152,7 @@ async fn others_learn_nothing_of_a_private_object() {
     }
     let absent = door.send(Ask::get("/bucket/absent")).await;
     absent.is_error(404, "NoSuchKey");
+    assert_eq!(absent.header("x-amz-delete-marker"), "false");
     assert_eq!(door.send(Ask::head("/bucket/absent")).await.status, 404);
     let absent = door.send(Ask::get("/nowhere/k")).await;
     absent.is_error(404, "NoSuchBucket");

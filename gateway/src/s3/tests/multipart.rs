@@ -106,6 +106,19 @@ async fn a_completion_names_parts_that_are_there() {
 }
 
 #[tokio::test]
+async fn a_part_sent_again_may_be_named_twice() {
+    let door = Door::open().await;
+    let id = begin(&door, "k", &[]).await;
+    let first = upload(&door, part("k", &id, 1, "first"), 1).await;
+    let second = upload(&door, part("k", &id, 1, "second"), 1).await;
+    let swapped = complete("k", &id, &format!("{second}{first}"));
+    door.send(swapped).await.is_error(400, "InvalidPart");
+    let both = complete("k", &id, &format!("{first}{second}"));
+    door.send(both).await.is(200);
+    assert_eq!(door.send(Ask::get("/bucket/k")).await.text(), "second");
+}
+
+#[tokio::test]
 async fn an_upload_that_is_not_there_is_named_so() {
     let door = Door::open().await;
     let parts = element(1, "1234");
