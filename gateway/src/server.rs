@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -344,8 +344,21 @@ impl<H: Handler> Service<Request<hyper::body::Incoming>> for ForPeer<H> {
     }
 
     fn call(&mut self, request: Request<hyper::body::Incoming>) -> Self::Future {
-        let request = request.map(|body| GuardedBody::new(body, self.stall_timeout));
+        let mut request = request.map(|body| GuardedBody::new(body, self.stall_timeout));
+        name_host(&mut request);
         self.stack.call(request, self.peer)
+    }
+}
+
+/// Gives an HTTP/2 request the Host that its `:authority` stands for: doors read signatures and
+/// virtual hosts from it. Source: RFC 9113 section 8.3.1.
+fn name_host<B>(request: &mut Request<B>) {
+    if request.headers().contains_key(header::HOST) {
+        return;
+    }
+    let authority = request.uri().authority().map(|name| name.as_str());
+    if let Some(host) = authority.and_then(|name| HeaderValue::from_str(name).ok()) {
+        request.headers_mut().insert(header::HOST, host);
     }
 }
 

@@ -13,7 +13,7 @@ use super::*;
 use crate::tls::{Certificates, server_config};
 
 /// `/panic` panics, `/slow` takes 200 ms, `/forever` never answers, `/echo` gives the body
-/// back; the answer's header `peer` says whether TLS is spoken.
+/// back, `/host` the Host; the answer's header `peer` says whether TLS is spoken.
 #[derive(Clone)]
 struct Door;
 
@@ -23,6 +23,7 @@ impl Handler for Door {
     async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         let bytes = match path.as_str() {
+            "/host" => Bytes::copy_from_slice(request.headers()["host"].as_bytes()),
             "/panic" => panic!("as asked"),
             "/forever" => std::future::pending().await,
             "/slow" => {
@@ -304,7 +305,9 @@ async fn without_tls_http_2_works_by_prior_knowledge() {
         .await
         .unwrap();
     tokio::spawn(connection);
-    let request = Request::get("http://localhost/echo").body(Empty::<Bytes>::new());
+    let request = Request::get("http://b.localhost:81/host").body(Empty::<Bytes>::new());
     let answer = client.send_request(request.unwrap()).await.unwrap();
     assert_eq!(answer.headers()["tls"], "false");
+    let host = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(host, "b.localhost:81");
 }
