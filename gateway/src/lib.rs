@@ -11,3 +11,4 @@ pub mod s3;
 pub mod server;
 pub mod tls;
 pub mod users;
+pub mod zerocopy;

@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
 use crate::config::duration;
+use crate::zerocopy::{Outbox, ZeroCopyIo};
 pub use guard::{BoxError, InFlightBody, RequestBody, Stalled};
 use guard::{GuardedBody, GuardedIo};
 
@@ -273,17 +274,19 @@ impl<H: Handler> Shared<H> {
         let is_tls = self.tls.is_some();
         let peer = Peer { addr, is_tls };
         let Some(acceptor) = &self.tls else {
-            return self.speak(stream, peer, watcher).await;
+            let io = ZeroCopyIo::new(stream);
+            let outbox = io.outbox();
+            return self.speak(io, peer, Some(outbox), watcher).await;
         };
         let handshake = tokio::time::timeout(self.limits.header_timeout, acceptor.accept(stream));
         match handshake.await {
-            Ok(Ok(stream)) => self.speak(stream, peer, watcher).await,
+            Ok(Ok(stream)) => self.speak(stream, peer, None, watcher).await,
             Ok(Err(error)) => tracing::debug!(%addr, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(%addr, "TLS handshake took too long"),
         }
     }
 
-    async fn speak<I>(&self, io: I, peer: Peer, watcher: Watcher)
+    async fn speak<I>(&self, io: I, peer: Peer, outbox: Option<Outbox>, watcher: Watcher)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -292,6 +295,7 @@ impl<H: Handler> Shared<H> {
         let service = ForPeer {
             stack: self.stack.clone(),
             peer,
+            outbox,
             stall_timeout: limits.stall_timeout,
         };
         let connection = self
@@ -328,6 +332,8 @@ fn connection_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 struct ForPeer<H: Handler> {
     stack: stack::Stack<H>,
     peer: Peer,
+    /// Where the connection can send from files, as long as it speaks HTTP/1.
+    outbox: Option<Outbox>,
     stall_timeout: Duration,
 }
 
@@ -346,6 +352,11 @@ impl<H: Handler> Service<Request<hyper::body::Incoming>> for ForPeer<H> {
     fn call(&mut self, request: Request<hyper::body::Incoming>) -> Self::Future {
         let mut request = request.map(|body| GuardedBody::new(body, self.stall_timeout));
         name_host(&mut request);
+        if let Some(outbox) = &self.outbox
+            && request.version() <= http::Version::HTTP_11
+        {
+            request.extensions_mut().insert(outbox.clone());
+        }
         self.stack.call(request, self.peer)
     }
 }

@@ -20,6 +20,7 @@ use super::respond::{self, Body};
 use crate::auth::grant::Read;
 use crate::conditions::{self, Refusal, refused_read};
 use crate::errors::{S3Code, S3Error};
+use crate::zerocopy::Outbox;
 
 /// Query parameters that replace headers of the answer. Source: S3 API, GetObject.
 const OVERRIDES: [(&str, &str); 6] = [
@@ -81,7 +82,8 @@ async fn open_and_answer<V: Volume>(
     let wanted = Wanted::of(call, info, &parts)?;
     let mut response = answer(call, info, &wanted)?;
     *response.body_mut() = if wanted.bytes.end - wanted.bytes.start > FRAME_LEN_BYTES {
-        Body::stream(ObjectBody::new(Arc::new(object), wanted.bytes))
+        let outbox = call.parts.extensions.get::<Outbox>().cloned();
+        Body::stream(ObjectBody::new(Arc::new(object), wanted.bytes).with_outbox(outbox))
     } else {
         match read_whole(&object, wanted.bytes).await {
             Ok(bytes) => Body::full(bytes),

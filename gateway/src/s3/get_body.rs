@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +17,7 @@ use fsstore::volume::Object;
 use http_body::{Body, Frame, SizeHint};
 
 use super::respond::BoxError;
+use crate::zerocopy::{MAX_PIECE_LEN_BYTES, Outbox, Source};
 
 /// Longest frame, in bytes. Two of them are in memory for each GET under way.
 pub const FRAME_LEN_BYTES: u64 = 256 << 10;
@@ -25,14 +27,24 @@ type Reading = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
 /// A body that reads from an object. Dropping it stops the reading; a read already handed to
 /// the disk ends there.
 ///
-/// A server that owns its socket may take [`Self::source`] instead of polling, and send from
-/// [`Object::plain_file`] without copying; it then has to check the object itself.
+/// With an [`Outbox`], frames of a plain file whose bytes are in memory stand for their piece of
+/// the file: they are sent without being copied. Others are read, off the async threads.
 pub struct ObjectBody<O> {
     object: Arc<O>,
+    outbox: Option<Outbox>,
     /// What is not yet given out.
     left: Range<u64>,
     ahead: Ahead,
     failed: bool,
+}
+
+/// An object as what pieces are sent from.
+struct PlainFile<O>(Arc<O>);
+
+impl<O: Object> Source for PlainFile<O> {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.0.plain_file()
+    }
 }
 
 /// The frame after the one last given out.
@@ -49,15 +61,40 @@ impl<O: Object> ObjectBody<O> {
         debug_assert!(range.end <= object.info().len_bytes);
         Self {
             object,
+            outbox: None,
             left: range,
             ahead: Ahead::None,
             failed: false,
         }
     }
 
-    /// The object, and what of it is not yet given out.
-    pub fn source(&self) -> (&Arc<O>, Range<u64>) {
-        (&self.object, self.left.clone())
+    /// Sends by `outbox` where that is possible.
+    #[must_use]
+    pub fn with_outbox(mut self, outbox: Option<Outbox>) -> Self {
+        self.outbox = outbox.filter(|_| self.object.plain_file().is_some());
+        self
+    }
+
+    /// A frame that stands for the next piece, where its bytes are in memory: sending what is
+    /// not would hold an async thread until the disk answers. The kernel reads ahead in runs, so
+    /// the first and the last byte tell of those between.
+    fn piece(&mut self) -> Option<Result<Bytes>> {
+        let outbox = self.outbox.as_ref()?;
+        let start = self.left.start;
+        let end = self.left.end.min(start + MAX_PIECE_LEN_BYTES as u64);
+        for at in [start, end - 1] {
+            if let Err(error) = self.object.try_read(at..at + 1)? {
+                return Some(Err(error));
+            }
+        }
+        if end == self.left.end
+            && let Err(error) = self.object.check_unchanged()
+        {
+            return Some(Err(error));
+        }
+        self.left.start = end;
+        let source = Arc::new(PlainFile(Arc::clone(&self.object)));
+        Some(Ok(outbox.push(source, start, (end - start) as usize)))
     }
 
     /// The first frame's range of what is left.
@@ -71,6 +108,11 @@ impl<O: Object> ObjectBody<O> {
     }
 
     fn poll_frame_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes>> {
+        if matches!(self.ahead, Ahead::None)
+            && let Some(frame) = self.piece()
+        {
+            return Poll::Ready(frame);
+        }
         let range = Self::frame_range(&self.left);
         let (bytes, waited) = match std::mem::replace(&mut self.ahead, Ahead::None) {
             Ahead::Ready(bytes) => (bytes, true),
