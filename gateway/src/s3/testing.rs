@@ -148,6 +148,10 @@ impl Door {
         &self.s3
     }
 
+    pub fn door(&self) -> &S3<MemVolume> {
+        &self.s3
+    }
+
     pub fn volume(&self) -> &MemVolume {
         &self.s3.ctx().volume
     }

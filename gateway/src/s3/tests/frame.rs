@@ -1,6 +1,10 @@
 //! What holds for every request.
 
+use crate::s3::ctx::ConnInfo;
 use crate::s3::testing::{Door, Who};
+
+/// Most bytes that the future of a request takes: rare handlers are boxed to keep to it.
+const MAX_FUTURE_LEN_BYTES: usize = 8 << 10;
 
 #[tokio::test]
 async fn every_answer_has_a_request_id_and_errors_repeat_it() {
@@ -121,4 +125,12 @@ async fn a_bucket_may_be_named_by_the_host() {
         .send(Who::Alice, "GET", "/a/key?tagging", &host, "")
         .await;
     assert_eq!(tags.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_small() {
+    let door = Door::open();
+    let request = http::Request::new(http_body_util::Full::new(bytes::Bytes::new()));
+    let len_bytes = size_of_val(&door.door().handle(request, ConnInfo::default()));
+    assert!(len_bytes <= MAX_FUTURE_LEN_BYTES, "{len_bytes}");
 }
