@@ -1,9 +1,11 @@
 //! Where a tree keeps what: `DIR/main` is the volume `main`, `DIR/.portico` is the server's own.
 //!
-//!     DIR/main/BUCKET/KEY          objects
-//!     DIR/main/.portico/           the volume's own state
-//!     DIR/.portico/lock            held while a server runs; holds its pid
-//!     DIR/.portico/users.toml      users and keys, mode 0600 (see `users`)
+//! ```text
+//! DIR/main/BUCKET/KEY          objects
+//! DIR/main/.portico/           the volume's own state
+//! DIR/.portico/lock            held while a server runs; holds its pid
+//! DIR/.portico/users.toml      users and keys, mode 0600 (see `users`)
+//! ```
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
