@@ -102,7 +102,7 @@ impl<D: Disk> Inner<D> {
     }
 
     /// Reads a file through the digests; none where it has a valid digest or is being written.
-    fn digest(&self, at: &Locator) -> Result<Option<(FileFacts, Digests)>> {
+    fn digest(self: &Arc<Self>, at: &Locator) -> Result<Option<(FileFacts, Digests)>> {
         let Some(looked) = self.look_blocking(at)? else {
             return Ok(None);
         };
@@ -140,12 +140,10 @@ impl<D: Disk> Inner<D> {
         Ok(unchanged.then_some((facts, digests)))
     }
 
-    fn reconcile_row_if_behind(&self, at: &Locator) {
+    fn reconcile_row_if_behind(self: &Arc<Self>, at: &Locator) {
         let row = self.runtime.block_on(self.index.get(&at.bucket, &at.key));
-        if matches!(row, Ok(Some(row)) if row.flags.needs_hash)
-            && let Err(e) = self.reconcile(at)
-        {
-            tracing::debug!(bucket = %at.bucket, key = %at.key, "not indexed: {e}");
+        if matches!(row, Ok(Some(row)) if row.flags.needs_hash) {
+            drop(self.submit_reconcile(vec![at.clone()]));
         }
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Inner;
+use super::commit::Terms;
 use super::disk::{Disk, FileFacts, FileKind};
 use super::index::{Page, Row};
 use super::look::row_of;
@@ -14,6 +15,9 @@ use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 use crate::volume::{ListEntry, ListPage, ListQuery, MAX_PAGE};
+
+/// Rows, and the places of those that are not as their files are.
+type Compared = (Vec<(ObjectKey, Option<Row>)>, Vec<usize>);
 
 fn entry_of(key: ObjectKey, row: Row) -> ListEntry {
     ListEntry {
@@ -48,10 +52,7 @@ impl<D: Disk> Inner<D> {
             let (inner, bucket) = (Arc::clone(self), bucket.clone());
             return off_thread(move || inner.list_by_walk(&bucket, &query)).await;
         }
-        let verify = |rows| {
-            let (inner, bucket) = (Arc::clone(self), bucket.clone());
-            off_thread(move || inner.verify_rows(&bucket, rows))
-        };
+        let verify = |rows| self.verify_rows(bucket, rows);
         let Page {
             objects,
             prefixes,
@@ -68,35 +69,48 @@ impl<D: Disk> Inner<D> {
         })
     }
 
-    /// Compares rows with their files. Those that differ are looked up, and the index is told.
-    fn verify_rows(
+    /// Compares rows with their files. Those that differ are looked up while no change of ours
+    /// is under way, and the index is told.
+    async fn verify_rows(
         self: &Arc<Self>,
         bucket: &BucketName,
         rows: Vec<(ObjectKey, Row)>,
     ) -> Result<Vec<(ObjectKey, Option<Row>)>> {
+        let (inner, of) = (Arc::clone(self), bucket.clone());
+        let (mut verified, wrong) = off_thread(move || inner.compare_rows(&of, rows)).await?;
+        if wrong.is_empty() {
+            return Ok(verified);
+        }
+        let (inner, of) = (Arc::clone(self), bucket.clone());
+        self.committer
+            .submit(Terms::to_look(), move |_| {
+                for i in wrong {
+                    let (key, row) = &mut verified[i];
+                    *row = inner.reconcile(&Locator::new(of.clone(), key.clone()))?;
+                }
+                Ok(verified)
+            })
+            .await
+    }
+
+    /// Which rows are as their files are, and the places of those that may not be.
+    fn compare_rows(&self, bucket: &BucketName, rows: Vec<(ObjectKey, Row)>) -> Result<Compared> {
         let mut verified = Vec::with_capacity(rows.len());
         let mut open_dir: Option<(String, Option<Arc<D::Dir>>)> = None;
         let mut wrong = Vec::new();
-        for (key, row) in rows {
-            let facts = if row.flags.escaped || row.flags.is_marker {
-                None
+        for (i, (key, row)) in rows.into_iter().enumerate() {
+            let is_right = if row.flags.escaped || row.flags.is_marker {
+                self.row_now(bucket, &key)?.as_ref() == Some(&row)
             } else {
                 self.facts_of(bucket, &key, &mut open_dir)?
+                    .is_some_and(|facts| is_as_seen(&row, &facts))
             };
-            let row = match facts {
-                Some(facts) if is_as_seen(&row, &facts) => Some(row),
-                _ => {
-                    let now = self.row_now(bucket, &key)?;
-                    if now.as_ref() != Some(&row) {
-                        wrong.push(Locator::new(bucket.clone(), key.clone()));
-                    }
-                    now
-                }
-            };
-            verified.push((key, row));
+            if !is_right {
+                wrong.push(i);
+            }
+            verified.push((key, Some(row)));
         }
-        self.reconcile_later(wrong);
-        Ok(verified)
+        Ok((verified, wrong))
     }
 
     /// Looks at a plain file, keeping its directory open for the next key.

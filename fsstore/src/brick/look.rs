@@ -10,6 +10,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use super::attrs::{self, Record, Verdict};
+use super::commit::Terms;
 use super::disk::{Disk, FileFacts};
 use super::index::{Row, RowFlags};
 use super::sink::off_thread;
@@ -71,6 +72,9 @@ pub struct Looked<D: Disk> {
     pub info: ObjectInfo,
     /// Its record, with void digests taken away.
     pub record: Record,
+    /// The record names digests that do not hold: the bytes were changed behind our back, or
+    /// a change of ours was under way while we looked.
+    pub in_doubt: bool,
 }
 
 /// A file's facts, as far as records know them.
@@ -118,14 +122,17 @@ fn row_holds(row: Option<&Row>, facts: &FileFacts) -> bool {
 }
 
 fn looked<D: Disk>(key: &ObjectKey, found: Found<D>, mut record: Record, holds: bool) -> Looked<D> {
+    let had_digests = record.etag().is_some();
     if !holds {
         record.void_digests();
     }
     let info = record.to_object_info(key.clone(), &state_of(&found.facts));
+    let in_doubt = had_digests && info.etag.is_provisional();
     Looked {
         found,
         info,
         record,
+        in_doubt,
     }
 }
 
@@ -180,10 +187,13 @@ impl<D: Disk> Inner<D> {
     /// Looks at an object: on this thread where everything is in memory. Errors:
     /// NoSuchBucket, NoSuchKey, AccessDenied.
     pub async fn look(self: &Arc<Self>, at: &Locator) -> Result<Looked<D>> {
-        let looked = match self.tree.find_cached(at) {
+        let mut looked = match self.tree.find_cached(at) {
             Some(found) => self.look_found(at, found).await?,
             None => self.look_waiting(at).await?,
         };
+        if looked.in_doubt {
+            looked = self.look_in_turn(at).await?;
+        }
         if !looked.info.etag.is_provisional() {
             return Ok(looked);
         }
@@ -211,6 +221,16 @@ impl<D: Disk> Inner<D> {
             }
         };
         Ok(looked(&at.key, found, record, holds))
+    }
+
+    /// Looks while no change of ours is under way.
+    async fn look_in_turn(self: &Arc<Self>, at: &Locator) -> Result<Looked<D>> {
+        let (inner, at) = (Arc::clone(self), at.clone());
+        self.committer
+            .submit(Terms::to_look(), move |_| {
+                inner.look_blocking(&at)?.ok_or(StoreError::NoSuchKey)
+            })
+            .await
     }
 
     async fn look_waiting(self: &Arc<Self>, at: &Locator) -> Result<Looked<D>> {

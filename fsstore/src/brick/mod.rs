@@ -285,12 +285,7 @@ impl<D: Disk> Inner<D> {
             return Ok(());
         }
         self.log.ask_rotation();
-        let terms = Terms {
-            durable: false,
-            file: None,
-            keys: Vec::new(),
-        };
-        self.committer.submit(terms, |_| Ok(())).await?;
+        self.committer.submit(Terms::to_look(), |_| Ok(())).await?;
         self.drop_closed_segments().await
     }
 

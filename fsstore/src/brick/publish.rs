@@ -321,8 +321,7 @@ impl<D: Disk> Tree<D> {
         let shelter = format!("{bucket}/{}", keypath::escaped_path(&key));
         let dir = self.make_own_dirs(turn, &shelter)?;
         let (_, shelter_name) = split_parent(&shelter);
-        self.disk
-            .rename(parent, name, &dir, shelter_name)
+        self.moving(|| self.disk.rename(parent, name, &dir, shelter_name))
             .map_err(&fail)?;
         turn.changed(parent);
         turn.changed(&dir);

@@ -185,7 +185,7 @@ impl<D: Disk> Tree<D> {
         let Some(dir) = absent_is_none(self.disk.open_dir(keys, dir_path)).map_err(&fail)? else {
             return Ok(false);
         };
-        let renamed = self.disk.rename(&dir, shelter_name, parent, name);
+        let renamed = self.moving(|| self.disk.rename(&dir, shelter_name, parent, name));
         if absent_is_none(renamed).map_err(&fail)?.is_none() {
             return Ok(false);
         }

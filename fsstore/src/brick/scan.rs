@@ -68,36 +68,21 @@ fn differs(row: Option<&Row>, facts: Option<&FileFacts>) -> bool {
 
 impl<D: Disk> Inner<D> {
     /// Makes a key's row what the tree says, from the committer's turn or before anyone is
-    /// served.
-    pub(super) fn reconcile(&self, at: &Locator) -> Result<()> {
-        let change = match self.row_now(&at.bucket, &at.key) {
-            Ok(Some(row)) => Change::Put(row),
-            Ok(None) => Change::Remove,
-            Err(e) => return Err(e),
-        };
+    /// served, and gives it.
+    pub(super) fn reconcile(&self, at: &Locator) -> Result<Option<Row>> {
+        let row = self.row_now(&at.bucket, &at.key)?;
+        let change = row.clone().map_or(Change::Remove, Change::Put);
         self.change_index([(at.bucket.clone(), at.key.clone(), change)]);
-        Ok(())
+        Ok(row)
     }
 
-    /// As [`Self::reconcile`], in a turn of its own, for nobody to wait for.
-    pub(super) fn reconcile_later(self: &Arc<Self>, keys: Vec<Locator>) {
-        if keys.is_empty() {
-            return;
-        }
-        drop(self.submit_reconcile(keys));
-    }
-
-    fn submit_reconcile(
+    /// As [`Self::reconcile`] for many, in a turn of their own. Nobody need wait for it.
+    pub(super) fn submit_reconcile(
         self: &Arc<Self>,
         keys: Vec<Locator>,
     ) -> impl Future<Output = Result<()>> + use<D> {
-        let terms = Terms {
-            durable: false,
-            file: None,
-            keys: Vec::new(),
-        };
         let inner = Arc::clone(self);
-        self.committer.submit(terms, move |_| {
+        self.committer.submit(Terms::to_look(), move |_| {
             for at in &keys {
                 if let Err(e) = inner.reconcile(at) {
                     tracing::warn!(bucket = %at.bucket, key = %at.key, "cannot be indexed: {e}");

@@ -7,7 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::disk::{Disk, DiskFile, FileFacts, FileKind};
 use super::records::Records;
@@ -43,6 +43,8 @@ pub struct Tree<D: Disk> {
     /// Records of files and directories.
     pub records: Records<D>,
     pub(super) next_name: AtomicU64,
+    /// Counts moves to and from shelters, before and after each.
+    pub(super) moves: AtomicU64,
 }
 
 /// An object found.
@@ -123,6 +125,7 @@ impl<D: Disk> Tree<D> {
             own,
             records,
             next_name: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
         })
     }
 
@@ -168,16 +171,19 @@ impl<D: Disk> Tree<D> {
         match keypath::place(&at.key) {
             Place::Plain(path) => {
                 let path = format!("{}/{path}", at.bucket);
-                for look_in_shelter in [true, false] {
+                loop {
+                    let moves = self.moves.load(Ordering::Acquire);
                     if let Some(found) = self.open_file(&self.root, &path, false)? {
                         return Ok(Some(found));
                     }
-                    // Between the two looks it may have come back: then look again.
-                    if look_in_shelter && let Some(found) = self.find_escaped(at)? {
+                    if let Some(found) = self.find_escaped(at)? {
                         return Ok(Some(found));
                     }
+                    // Between the two looks it may have moved from one place to the other.
+                    if self.moves.load(Ordering::Acquire) == moves {
+                        return Ok(None);
+                    }
                 }
-                Ok(None)
             }
             Place::Marker { dir } => {
                 if let Some(found) = self.find_escaped(at)? {
@@ -187,6 +193,14 @@ impl<D: Disk> Tree<D> {
             }
             Place::Escaped => self.find_escaped(at),
         }
+    }
+
+    /// Moves an object to or from its shelter, so that nobody who looks at both misses it.
+    pub(super) fn moving<T>(&self, rename: impl FnOnce() -> T) -> T {
+        self.moves.fetch_add(1, Ordering::AcqRel);
+        let renamed = rename();
+        self.moves.fetch_add(1, Ordering::AcqRel);
+        renamed
     }
 
     /// As [`Self::find`] for a plain file, without waiting for the disk: none where that is
