@@ -253,3 +253,31 @@ pub async fn concurrent_patches_lose_nothing<V: Volume>(volume: Arc<V>) {
     };
     assert_eq!(on.stat("k").await.attrs, expected);
 }
+
+pub async fn a_tag_stands_while_attributes_change<V: Volume>(volume: Arc<V>) {
+    let on = Arc::new(Subject::new(volume).await);
+    for key in KINDS_OF_KEY {
+        let put = on.put(key, b"bytes").await;
+        let patching = Arc::clone(&on);
+        let writer = tokio::spawn(async move {
+            for round in 0..60 {
+                let tags = Some(map(&[("round", &round.to_string())]));
+                let tags = AttrsPatch {
+                    tags,
+                    ..AttrsPatch::default()
+                };
+                patch(&patching, key, tags).await;
+            }
+        });
+        while !writer.is_finished() {
+            let now = on.stat(key).await;
+            assert_eq!(
+                (now.etag, now.digests),
+                (put.etag.clone(), put.digests),
+                "{key:?}"
+            );
+            assert_eq!(on.get(key).await, b"bytes");
+        }
+        writer.await.unwrap();
+    }
+}

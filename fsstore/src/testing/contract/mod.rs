@@ -62,7 +62,8 @@ macro_rules! volume_contract {
             attributes: attributes_come_back, attributes_are_replaced_as_a_whole,
                 a_patch_changes_what_it_names, a_touch_moves_the_time_and_nothing_else,
                 attributes_of_nothing_are_not_set, large_attributes_come_back,
-                too_large_attributes_are_refused, concurrent_patches_lose_nothing;
+                too_large_attributes_are_refused, concurrent_patches_lose_nothing,
+                a_tag_stands_while_attributes_change;
             listing: a_listing_sees_every_change, keys_are_in_order_of_bytes,
                 listings_are_those_of_the_model, pages_make_the_whole,
                 a_prefix_is_shown_only_after_the_marker, a_page_has_its_limit,
