@@ -211,6 +211,11 @@ def test_object_tagging(s3, bucket):
 
 
 def test_not_built_is_said_so(s3, bucket):
-    with pytest.raises(ClientError) as error:
-        s3.get_bucket_website(Bucket=bucket)
-    assert code_of(error) == (501, "NotImplemented")
+    for call, more in (
+        (s3.put_bucket_website, {"WebsiteConfiguration": {"IndexDocument": {"Suffix": "index.html"}}}),
+        (s3.put_bucket_versioning, {"VersioningConfiguration": {"Status": "Enabled"}}),
+        (s3.put_object_legal_hold, {"Key": "k", "LegalHold": {"Status": "ON"}}),
+    ):
+        with pytest.raises(ClientError) as error:
+            call(Bucket=bucket, **more)
+        assert code_of(error) == (501, "NotImplemented")

@@ -19,8 +19,8 @@ def small(new_server, tmp_path):
     data_dir = tmp_path / "small"
     server = new_server(data_dir=data_dir, wrap=private_tmpfs(data_dir, "24m")).start()
     s3 = clients.boto(server)
-    s3.create_bucket(Bucket="b")
-    s3.put_object(Bucket="b", Key="old", Body=blob(MIB, "old"))
+    s3.create_bucket(Bucket="bkt")
+    s3.put_object(Bucket="bkt", Key="old", Body=blob(MIB, "old"))
     return server, s3
 
 
@@ -40,11 +40,11 @@ def staged(server):
 
 def test_disk_full(small):
     server, s3 = small
-    status, code = refused(s3.put_object, Bucket="b", Key="old", Body=blob(40 * MIB))
+    status, code = refused(s3.put_object, Bucket="bkt", Key="old", Body=blob(40 * MIB))
     assert status in (507, 503) and code not in ("InternalError", None)
-    assert s3.get_object(Bucket="b", Key="old")["Body"].read() == blob(MIB, "old")
+    assert s3.get_object(Bucket="bkt", Key="old")["Body"].read() == blob(MIB, "old")
     until("staging is empty", lambda: not staged(server))
-    assert [entry["Key"] for entry in s3.list_objects_v2(Bucket="b")["Contents"]] == ["old"]
+    assert [entry["Key"] for entry in s3.list_objects_v2(Bucket="bkt")["Contents"]] == ["old"]
 
 
 def test_full_disk_fills_by_small_objects_and_is_freed_by_deletes(small):
@@ -52,37 +52,37 @@ def test_full_disk_fills_by_small_objects_and_is_freed_by_deletes(small):
     acknowledged, code = [], None
     for number in range(60):
         try:
-            s3.put_object(Bucket="b", Key=f"{number:03}", Body=blob(MIB, number))
+            s3.put_object(Bucket="bkt", Key=f"{number:03}", Body=blob(MIB, number))
         except ClientError as error:
             code = error.response["ResponseMetadata"]["HTTPStatusCode"]
             break
         acknowledged.append(number)
     assert code in (507, 503) and len(acknowledged) > 5
     for number in acknowledged:
-        assert s3.get_object(Bucket="b", Key=f"{number:03}")["Body"].read() == blob(MIB, number)
+        assert s3.get_object(Bucket="bkt", Key=f"{number:03}")["Body"].read() == blob(MIB, number)
     for number in acknowledged:
-        s3.delete_object(Bucket="b", Key=f"{number:03}")
-    s3.put_object(Bucket="b", Key="after", Body=blob(5 * MIB, "after"))
-    assert [entry["Key"] for entry in s3.list_objects_v2(Bucket="b")["Contents"]] == ["after", "old"]
+        s3.delete_object(Bucket="bkt", Key=f"{number:03}")
+    s3.put_object(Bucket="bkt", Key="after", Body=blob(5 * MIB, "after"))
+    assert [entry["Key"] for entry in s3.list_objects_v2(Bucket="bkt")["Contents"]] == ["after", "old"]
 
 
 def test_disk_full_in_a_part(small):
     _, s3 = small
-    at = {"Bucket": "b", "Key": "old"}
+    at = {"Bucket": "bkt", "Key": "old"}
     at["UploadId"] = s3.create_multipart_upload(**at)["UploadId"]
     part = s3.upload_part(**at, PartNumber=1, Body=blob(MIB, "part"))
     status, _ = refused(s3.upload_part, **at, PartNumber=2, Body=blob(40 * MIB))
     assert status in (507, 503)
     parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
     s3.complete_multipart_upload(**at, MultipartUpload=parts)
-    assert s3.get_object(Bucket="b", Key="old")["Body"].read() == blob(MIB, "part")
+    assert s3.get_object(Bucket="bkt", Key="old")["Body"].read() == blob(MIB, "part")
 
 
 def test_read_only_file_system(small):
     server, s3 = small
     remount_read_only(server)
     for call, more in ((s3.put_object, {"Body": b"new"}), (s3.delete_object, {})):
-        status, code = refused(call, Bucket="b", Key="old", **more)
+        status, code = refused(call, Bucket="bkt", Key="old", **more)
         assert status >= 403 and code not in ("InternalError", None)
-    assert s3.get_object(Bucket="b", Key="old")["Body"].read() == blob(MIB, "old")
-    assert s3.head_object(Bucket="b", Key="old")["ContentLength"] == MIB
+    assert s3.get_object(Bucket="bkt", Key="old")["Body"].read() == blob(MIB, "old")
+    assert s3.head_object(Bucket="bkt", Key="old")["ContentLength"] == MIB

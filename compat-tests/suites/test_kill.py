@@ -40,7 +40,7 @@ class Writer:
         choice = self.source.random()
         if choice < 0.15:
             self.may_be[key] = [*before, None]
-            self.s3.delete_object(Bucket="b", Key=key)
+            self.s3.delete_object(Bucket="bkt", Key=key)
             self.may_be[key] = [None]
             return
         data = self.source.randbytes(self.source.choice([0, 100, 4 * KIB, 90 * KIB, MIB]))
@@ -48,11 +48,11 @@ class Writer:
         if choice < 0.25:
             self.multipart(key, data)
         else:
-            self.s3.put_object(Bucket="b", Key=key, Body=data, Metadata={"md5": md5(data)})
+            self.s3.put_object(Bucket="bkt", Key=key, Body=data, Metadata={"md5": md5(data)})
         self.may_be[key] = [data]
 
     def multipart(self, key, data):
-        at = {"Bucket": "b", "Key": key}
+        at = {"Bucket": "bkt", "Key": key}
         at["UploadId"] = self.s3.create_multipart_upload(**at, Metadata={"md5": md5(data)})["UploadId"]
         part = self.s3.upload_part(**at, PartNumber=1, Body=data)
         parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
@@ -62,15 +62,15 @@ class Writer:
 def check(server, writers):
     """Compares the tree, the objects and the listing with what the writers know."""
     s3 = clients.boto(server)
-    tree = read_tree(server.path("b"))
-    index = until("the listing is whole", lambda: same_keys(listed(s3, "b"), tree))
+    tree = read_tree(server.path("bkt"))
+    index = until("the listing is whole", lambda: same_keys(listed(s3, "bkt"), tree))
     for writer in writers:
         for key, contents in writer.may_be.items():
             data = tree.get(key)
             assert data in contents, f"{key} is none of what it may be"
             if data is None:
                 continue
-            got = s3.get_object(Bucket="b", Key=key)
+            got = s3.get_object(Bucket="bkt", Key=key)
             assert got["Body"].read() == data
             assert got["Metadata"] == {"md5": md5(data)}, f"{key} has another object's metadata"
             assert index[key]["Size"] == len(data) and index[key]["ETag"] == got["ETag"]
@@ -86,7 +86,7 @@ def same_keys(index, tree):
 
 def test_kill_under_load_three_times(fresh_server):
     server = fresh_server
-    clients.boto(server).create_bucket(Bucket="b")
+    clients.boto(server).create_bucket(Bucket="bkt")
     known = [Writer(server, number, None) for number in range(WRITERS)]
     for round_number in range(3):
         stop = threading.Event()
@@ -105,13 +105,13 @@ def test_kill_under_load_three_times(fresh_server):
 def test_kill_while_a_large_put_runs(fresh_server):
     server = fresh_server
     s3 = clients.boto(server)
-    s3.create_bucket(Bucket="b")
-    s3.put_object(Bucket="b", Key="k", Body=b"old")
+    s3.create_bucket(Bucket="bkt")
+    s3.put_object(Bucket="bkt", Key="k", Body=b"old")
     data = blob(48 * MIB)
-    headers = rawhttp.sign(server, "PUT", "/b/k", {"Content-Length": str(2 * len(data))}, "UNSIGNED-PAYLOAD")
+    headers = rawhttp.sign(server, "PUT", "/bkt/k", {"Content-Length": str(2 * len(data))}, "UNSIGNED-PAYLOAD")
     with rawhttp.connect(server) as connection:
-        connection.sendall(rawhttp.head_bytes("PUT", "/b/k", headers) + data)
+        connection.sendall(rawhttp.head_bytes("PUT", "/bkt/k", headers) + data)
         server.kill()
     server.start()
-    assert s3.get_object(Bucket="b", Key="k")["Body"].read() == b"old"
+    assert s3.get_object(Bucket="bkt", Key="k")["Body"].read() == b"old"
     until("staging is swept", lambda: not server.staging_debris())

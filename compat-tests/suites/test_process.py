@@ -83,23 +83,23 @@ def test_lost_index_is_rebuilt_while_serving(fresh_server):
 
 def test_sigterm_drains_requests_under_way(fresh_server):
     s3 = clients.boto(fresh_server)
-    s3.create_bucket(Bucket="b")
+    s3.create_bucket(Bucket="bkt")
     data = blob(256 * KIB)
-    headers = rawhttp.sign(fresh_server, "PUT", "/b/slow", {"Content-Length": str(len(data))}, "UNSIGNED-PAYLOAD")
+    headers = rawhttp.sign(fresh_server, "PUT", "/bkt/slow", {"Content-Length": str(len(data))}, "UNSIGNED-PAYLOAD")
     with rawhttp.connect(fresh_server) as connection:
-        connection.sendall(rawhttp.head_bytes("PUT", "/b/slow", headers) + data[: 100 * KIB])
+        connection.sendall(rawhttp.head_bytes("PUT", "/bkt/slow", headers) + data[: 100 * KIB])
         time.sleep(0.3)
         fresh_server.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         connection.sendall(data[100 * KIB :])
         assert rawhttp.read_answer(connection).status == 200
     assert fresh_server.process.wait(30) == 0
-    assert fresh_server.path("b", "slow").read_bytes() == data
+    assert fresh_server.path("bkt", "slow").read_bytes() == data
 
 
 def test_sigterm_while_writers_write_loses_nothing(fresh_server):
     s3 = clients.boto(fresh_server)
-    s3.create_bucket(Bucket="b")
+    s3.create_bucket(Bucket="bkt")
     acknowledged, stop = [], threading.Event()
 
     def write(writer):
@@ -107,7 +107,7 @@ def test_sigterm_while_writers_write_loses_nothing(fresh_server):
             if stop.is_set():
                 return
             try:
-                s3.put_object(Bucket="b", Key=f"{writer}/{number}", Body=b"x" * 100)
+                s3.put_object(Bucket="bkt", Key=f"{writer}/{number}", Body=b"x" * 100)
             except Exception:
                 return
             acknowledged.append(f"{writer}/{number}")
@@ -119,7 +119,7 @@ def test_sigterm_while_writers_write_loses_nothing(fresh_server):
         stop.set()
         concurrent.futures.wait(writers, timeout=60)
     fresh_server.start()
-    assert set(acknowledged) <= set(listed(s3, "b"))
+    assert set(acknowledged) <= set(listed(s3, "bkt"))
     assert not fresh_server.staging_debris()
 
 
@@ -142,7 +142,7 @@ def find_values(document, name):
 
 def test_user_added_works_after_sighup_and_restart(fresh_server):
     s3 = clients.boto(fresh_server)
-    s3.create_bucket(Bucket="b")
+    s3.create_bucket(Bucket="bkt")
     made = portico(fresh_server, "user", "add", "alice")
     access_key, secret_key = find_values(made, "access_key")[0], find_values(made, "secret_key")[0]
     fresh_server.process.send_signal(signal.SIGHUP)
@@ -218,11 +218,11 @@ def test_first_start_shows_keys_once_and_keeps_them(new_server):
 
 def test_meta_and_bucket_commands(fresh_server):
     s3 = clients.boto(fresh_server)
-    s3.create_bucket(Bucket="b")
-    s3.put_object(Bucket="b", Key="k", Body=b"x", Metadata={"colour": "blue"})
-    shown = run([BINARY, "meta", fresh_server.path("b", "k"), "--json"], env=plain_env(Path("/")))
+    s3.create_bucket(Bucket="bkt")
+    s3.put_object(Bucket="bkt", Key="k", Body=b"x", Metadata={"colour": "blue"})
+    shown = run([BINARY, "meta", fresh_server.path("bkt", "k"), "--json"], env=plain_env(Path("/")))
     assert "blue" in shown.stdout.decode() and "9dd4e461268c8034f5c8564e155c67a6" in shown.stdout.decode()
-    assert "b" in json.dumps(portico(fresh_server, "bucket", "ls"))
+    assert "bkt" in json.dumps(portico(fresh_server, "bucket", "ls"))
     fresh_server.stop()
     portico(fresh_server, "index", "check")
     portico(fresh_server, "index", "rebuild")
@@ -241,11 +241,11 @@ def test_tls(new_server, tmp_path):
     server.scheme, server.ca_file = "https", str(cert)
     server.start()
     s3 = clients.boto(server)
-    s3.create_bucket(Bucket="b")
-    s3.put_object(Bucket="b", Key="k", Body=blob(300 * KIB))
-    assert s3.get_object(Bucket="b", Key="k")["Body"].read() == blob(300 * KIB)
+    s3.create_bucket(Bucket="bkt")
+    s3.put_object(Bucket="bkt", Key="k", Body=blob(300 * KIB))
+    assert s3.get_object(Bucket="bkt", Key="k")["Body"].read() == blob(300 * KIB)
     curl = tool("curl")
     if curl:
-        url = s3.generate_presigned_url("get_object", {"Bucket": "b", "Key": "k"}, ExpiresIn=60)
+        url = s3.generate_presigned_url("get_object", {"Bucket": "bkt", "Key": "k"}, ExpiresIn=60)
         done = subprocess.run([curl, "-sS", "--cacert", cert, "-m", "20", url], capture_output=True, timeout=30)
         assert done.stdout == blob(300 * KIB)
