@@ -20,11 +20,31 @@ def private_tmpfs(mount_point, size):
     return ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, str(mount_point)]
 
 
-def remount_read_only(server):
-    """Makes the server's small file system read-only under it."""
-    enter = ["nsenter", "-t", str(server.process.pid), "-m", "--"]
-    words = [*enter, "mount", "-o", "remount,ro", str(server.data_dir)]
-    subprocess.run(words, check=True, timeout=20)
+def private_ext4(mount_point, size_mib):
+    """As `private_tmpfs`, with an ext4 in a file: one that can be made read-only under its writers."""
+    private_tmpfs(mount_point, "1m")
+    if not shutil.which("mkfs.ext4"):
+        pytest.skip("no mkfs.ext4 (e2fsprogs)")
+    image = mount_point.with_suffix(".img")
+    with open(image, "wb") as file:
+        file.truncate(size_mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, timeout=60)
+    mount = 'mount -o loop,errors=remount-ro "$0" "$1" && shift && exec "$@"'
+    trial = ["unshare", "-m", "sh", "-c", mount, str(image), str(mount_point), "true"]
+    if subprocess.run(trial, capture_output=True, timeout=60).returncode:
+        pytest.skip("no loop devices: cannot mount an ext4 in a file")
+    return ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, str(image), str(mount_point)]
+
+
+def make_read_only(server):
+    """Makes the server's ext4 read-only, as a disk error does it."""
+    device = os.stat(inside(server, server.data_dir)).st_dev
+    name = os.path.basename(os.readlink(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
+    trigger = f"/sys/fs/ext4/{name}/trigger_fs_error"
+    if not os.path.exists(trigger):
+        pytest.skip("this kernel's ext4 has no trigger_fs_error")
+    with open(trigger, "w") as file:
+        file.write("portico test")
 
 
 def inside(server, path):

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 
 import botocore.auth
+import botocore.crt.auth
 import pytest
 from botocore.exceptions import ClientError
 
@@ -86,7 +87,8 @@ def test_wrong_keys(server, bucket):
 def test_clock_skew(server, bucket, monkeypatch, signature):
     now = datetime.datetime.now(datetime.UTC)
     stale = now - datetime.timedelta(minutes=16)
-    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *_, **__: stale)
+    for module in (botocore.auth, botocore.crt.auth):
+        monkeypatch.setattr(module, "get_current_datetime", lambda *_, **__: stale)
     monkeypatch.setattr(botocore.auth, "formatdate", lambda **_: email.utils.format_datetime(stale, usegmt=True))
     client = clients.boto(server, signature=signature)
     assert code_of(client.list_objects_v2, Bucket=bucket) == (403, "RequestTimeTooSkewed")
