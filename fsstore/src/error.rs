@@ -119,9 +119,10 @@ pub enum StoreError {
     /// A file system's limit on names, links or attributes was met (ENAMETOOLONG, EMLINK, …).
     #[error("a limit of the file system was met: {0}")]
     Limit(&'static str),
-    /// What stands at the key cannot be an object (a FIFO, a socket, a device).
-    #[error("what stands at this key is not a regular file")]
-    NotAnObject,
+    /// A FIFO, socket, device or symbolic link leading out stands where the object or one of
+    /// its directories would be; it is not ours to replace.
+    #[error("something that is no object stands in the way")]
+    Obstructed,
     /// The object changed while it was read: two states must not be spliced into one body.
     #[error("the object changed while it was read")]
     ChangedWhileRead,

@@ -246,7 +246,7 @@ pub trait Volume: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<BucketInfo>>> + Send;
 
-    /// Looks at an object. Errors: NoSuchBucket, NoSuchKey, NotAnObject, AccessDenied.
+    /// Looks at an object. Errors: NoSuchBucket, NoSuchKey, AccessDenied.
     fn stat(&self, at: &Locator) -> impl Future<Output = Result<ObjectInfo>> + Send;
 
     /// Opens an object: what is read from it is the state it has now, whatever replaces it.

@@ -212,7 +212,9 @@ fn store_answer(error: &StoreError) -> S3Error {
         StoreError::Limit(what) => {
             C::InvalidRequest.with(format!("A limit of the file system below was met: {what}."))
         }
-        StoreError::NotAnObject => C::NoSuchKey.into(),
+        StoreError::Obstructed => {
+            C::InvalidRequest.with("Something that is no object stands in this key's way.")
+        }
         StoreError::ChangedWhileRead => {
             C::OperationAborted.with("The object changed while it was read. Try again.")
         }

@@ -22,7 +22,7 @@ const MAX_ROUNDS: usize = 16;
 
 impl<D: Disk> Tree<D> {
     /// Gives a staged file its key's name, replacing what stood there unless `only_new`.
-    /// Errors: NoSuchBucket; NotAnObject where a FIFO, socket or device stands there;
+    /// Errors: NoSuchBucket; Obstructed where something stands there that is no object;
     /// PreconditionFailed where an object does and `only_new` asks for none.
     pub fn publish(
         &self,
@@ -82,7 +82,7 @@ impl<D: Disk> Tree<D> {
                 // The directory was removed under our hands.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if e.kind() == ErrorKind::InvalidInput => {
-                    return Err(StoreError::NotAnObject);
+                    return Err(StoreError::Obstructed);
                 }
                 Err(e) if only_new && e.kind() == ErrorKind::AlreadyExists => {
                     return Err(StoreError::PreconditionFailed(FailedCondition::IfNoneMatch));
@@ -236,7 +236,7 @@ impl<D: Disk> Tree<D> {
     }
 
     /// Opens a directory of a bucket, making what is missing and sheltering files that stand
-    /// in the way. Errors: NoSuchBucket, NotAnObject.
+    /// in the way. Errors: NoSuchBucket, Obstructed.
     fn make_dirs(
         &self,
         turn: &mut Turn<'_, D>,
@@ -268,7 +268,11 @@ impl<D: Disk> Tree<D> {
                 }
                 next = self.disk.open_dir(&dir, name);
             }
-            dir = next.map_err(&fail)?;
+            dir = match next {
+                // It can neither be opened nor made: a link that leads out, or nowhere.
+                Err(e) if is_absent(&e) => return Err(StoreError::Obstructed),
+                other => other.map_err(&fail)?,
+            };
             end += 1;
         }
         Ok(dir)
@@ -315,7 +319,7 @@ impl<D: Disk> Tree<D> {
         match facts.kind {
             FileKind::File => {}
             FileKind::Dir => return Ok(()),
-            FileKind::Symlink | FileKind::Other => return Err(StoreError::NotAnObject),
+            FileKind::Symlink | FileKind::Other => return Err(StoreError::Obstructed),
         }
         let key = ObjectKey::parse(path).map_err(|_| StoreError::Limit("a key is too long"))?;
         let shelter = format!("{bucket}/{}", keypath::escaped_path(&key));

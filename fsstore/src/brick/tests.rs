@@ -309,6 +309,45 @@ async fn a_bucket_whose_index_is_gone_is_listed_from_its_tree() {
     assert_eq!(brick.keys().await, ["a", "a-b", "a/b", "q//r", "z/"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn links_inside_the_volume_are_followed_and_others_are_not() {
+    use std::os::unix::fs::symlink;
+    let brick = TempBrick::new().await;
+    brick.put("real/x", b"1").await;
+    symlink("real", brick.path("inside")).unwrap();
+    symlink("..", brick.path("real/loop")).unwrap();
+    symlink("/etc", brick.path("outside")).unwrap();
+    symlink("../.portico", brick.path("reserved")).unwrap();
+    assert_eq!(brick.get("inside/x").await, b"1");
+    for absent in [
+        "outside/passwd",
+        "reserved/index/index.db",
+        "outside",
+        "inside",
+    ] {
+        let looked = brick.brick.stat(&at(absent)).await;
+        assert!(matches!(looked, Err(StoreError::NoSuchKey)), "{absent}");
+    }
+    for obstructed in ["outside/new", "reserved/staging/new"] {
+        let staged = brick
+            .brick
+            .stage(&at(obstructed), StageOptions::default())
+            .await
+            .unwrap();
+        let committed = staged.commit(CommitOptions::default()).await;
+        assert!(
+            matches!(committed, Err(StoreError::Obstructed)),
+            "{obstructed}"
+        );
+    }
+    brick.put("inside/y", b"2").await;
+    assert_eq!(std::fs::read(brick.path("real/y")).unwrap(), b"2");
+    let all = ["inside/x", "inside/y", "real/x", "real/y"];
+    brick
+        .eventually("both ways are listed", async |b| b.keys().await == all)
+        .await;
+}
+
 crate::volume_contract!(async {
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let brick = Brick::open(BrickOptions::new(dir.path())).await.unwrap();

@@ -68,6 +68,8 @@ pub fn walk<D: Disk>(
 /// A directory being walked.
 struct Level<D: Disk> {
     dir: Arc<D::Dir>,
+    /// Its inode: a symbolic link back to a directory above is not followed again.
+    ino: u64,
     prefix: String,
     names: VecDeque<(String, FileKind)>,
     last: Option<String>,
@@ -75,9 +77,10 @@ struct Level<D: Disk> {
 }
 
 impl<D: Disk> Level<D> {
-    fn new(dir: Arc<D::Dir>, prefix: String) -> Self {
+    fn new(dir: Arc<D::Dir>, ino: u64, prefix: String) -> Self {
         Self {
             dir,
+            ino,
             prefix,
             names: VecDeque::new(),
             last: None,
@@ -127,7 +130,11 @@ impl<D: Disk> Walk<'_, D> {
     /// Walks a directory and those below it; false where the visitor said stop. The stack is
     /// a list, since keys may have hundreds of components.
     fn directory(&mut self, root: &Arc<D::Dir>) -> Result<bool> {
-        let mut levels = vec![Level::<D>::new(Arc::clone(root), String::new())];
+        let mut levels = vec![Level::<D>::new(
+            Arc::clone(root),
+            self.ino_of(root)?,
+            String::new(),
+        )];
         while let Some(level) = levels.last_mut() {
             let Some((name, kind)) = level.names.pop_front() else {
                 if !level.more {
@@ -145,13 +152,19 @@ impl<D: Disk> Walk<'_, D> {
                 Entered::Stop => return Ok(false),
                 Entered::Done => {}
                 Entered::Below(below, path) => {
-                    if levels.len() <= MAX_DEPTH {
-                        levels.push(Level::new(below, path));
+                    let ino = self.ino_of(&below)?;
+                    let is_loop = levels.iter().any(|level| level.ino == ino);
+                    if levels.len() <= MAX_DEPTH && !is_loop {
+                        levels.push(Level::new(below, ino, path));
                     }
                 }
             }
         }
         Ok(true)
+    }
+
+    fn ino_of(&self, dir: &D::Dir) -> Result<u64> {
+        Ok(self.tree.disk.stat_dir(dir).map_err(failed)?.ino)
     }
 
     fn names_after(
@@ -174,6 +187,11 @@ impl<D: Disk> Walk<'_, D> {
                 },
             };
             let mut name = entry.name;
+            // A link to a directory inside the volume is a directory.
+            let kind = match kind {
+                FileKind::Symlink if disk.open_dir(dir, &name).is_ok() => FileKind::Dir,
+                kind => kind,
+            };
             match kind {
                 FileKind::Dir => name.push('/'),
                 FileKind::File | FileKind::Symlink => {}

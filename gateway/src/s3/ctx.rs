@@ -122,9 +122,7 @@ impl Call {
     /// those who may list the bucket. Source: S3 API, GetObject, "Permissions".
     pub fn object_error(&self, bucket: &BucketInfo, error: StoreError) -> S3Error {
         match error {
-            StoreError::NoSuchKey | StoreError::NotAnObject
-                if self.grant::<Read>(Resource::Bucket(bucket)).is_err() =>
-            {
+            StoreError::NoSuchKey if self.grant::<Read>(Resource::Bucket(bucket)).is_err() => {
                 S3Code::AccessDenied.into()
             }
             other => other.into(),
