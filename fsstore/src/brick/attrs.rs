@@ -30,6 +30,9 @@ pub struct Record {
     /// The state of the file at which `md5`, `crc64nvme`, `multipart`, `etag_before`, `checksum`
     /// and `parts` hold. None: none of them holds.
     pub state: Option<DigestState>,
+    /// The mtime before the last change of the file's time by us: until that change is made, the
+    /// file is in `state` but for its time.
+    pub mtime_before_ns: Option<i64>,
     /// MD5 of the bytes.
     pub md5: Option<[u8; 16]>,
     /// CRC-64/NVME of the bytes.
@@ -136,7 +139,11 @@ impl Record {
             mtime_ns,
             ino,
         };
-        if self.state == Some(now) {
+        let before = match (self.state, self.mtime_before_ns) {
+            (Some(state), Some(mtime_ns)) => Some(DigestState { mtime_ns, ..state }),
+            _ => None,
+        };
+        if self.state == Some(now) || before == Some(now) {
             Verdict::Valid
         } else {
             Verdict::Void

@@ -162,6 +162,7 @@ impl Buckets {
         };
         // The record first: a directory without one would be nobody's bucket.
         write_record(tree, turn, name, &record)?;
+        turn.settle()?;
         match tree.disk.make_dir(&tree.root, name.as_str()) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
@@ -236,6 +237,8 @@ impl Buckets {
         }
         turn.changed(&tree.root);
         self.known.remove(name);
+        // The record last, for the same reason.
+        turn.settle()?;
         match tree.disk.unlink(&tree.own.buckets, name.as_str()) {
             Ok(()) => turn.changed(&tree.own.buckets),
             Err(e) if is_absent(&e) => {}

@@ -13,7 +13,10 @@
 //!
 //! A power cut before 3 leaves the old objects, one after 5 the new; between, each name is old or
 //! new, and its key is in the log, so that the index learns which. Jobs that need not be
-//! durable skip 2 and 5.
+//! durable skip 2 and 5. Within 3 a job may make its changes so far [durable](Turn::settle)
+//! before it takes away what they replace; what is only cleared up waits until after 5
+//! ([`Turn::later`]). Where a sync fails, its directories are synced again with the next group,
+//! since that group may build on them.
 //!
 //! Knows nothing of records, requests or SQL.
 
@@ -38,12 +41,15 @@ const SYNC_EVERYTHING_FROM: usize = 4;
 
 /// What a job is given to act with.
 pub struct Turn<'a, D: Disk> {
+    disk: &'a D,
+    durable: bool,
     changed: &'a mut Changed<D>,
 }
 
 struct Changed<D: Disk> {
     dirs: Vec<Arc<D::Dir>>,
     files: Vec<Arc<D::File>>,
+    later: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl<D: Disk> Turn<'_, D> {
@@ -63,6 +69,23 @@ impl<D: Disk> Turn<'_, D> {
     pub fn changed_file(&mut self, file: &Arc<D::File>) {
         self.changed.files.push(Arc::clone(file));
     }
+
+    /// Makes what changed so far durable, before what it replaces is taken away. Nothing
+    /// happens where the answer does not wait for stable storage.
+    pub fn settle(&mut self) -> Result<()> {
+        if self.durable {
+            sync_after(self.disk, self.changed)?;
+            self.changed.dirs.clear();
+            self.changed.files.clear();
+        }
+        Ok(())
+    }
+
+    /// Clears something up once the changes are durable. Where they cannot be made durable it
+    /// is not done at all.
+    pub fn later(&mut self, clear: impl FnOnce() + Send + 'static) {
+        self.changed.later.push(Box::new(clear));
+    }
 }
 
 /// What must be so before and after a job acts.
@@ -73,6 +96,9 @@ pub struct Terms<D: Disk> {
     pub file: Option<Arc<D::File>>,
     /// The keys it may change.
     pub keys: Vec<(BucketName, ObjectKey)>,
+    /// Whether it takes something away: then it goes on where the log cannot be written, since
+    /// a full disk must not keep anyone from removing.
+    pub removes: bool,
 }
 
 impl<D: Disk> Terms<D> {
@@ -82,6 +108,7 @@ impl<D: Disk> Terms<D> {
             durable: false,
             file: None,
             keys: Vec::new(),
+            removes: false,
         }
     }
 }
@@ -198,6 +225,7 @@ impl<D: Disk> Drop for Committer<D> {
 }
 
 fn run<D: Disk>(disk: &D, log: &IntentLog<D>, queue: &Receiver<Job<D>>) {
+    let mut unsynced = Vec::new();
     while let Ok(first) = queue.recv() {
         let (mut durable, mut relaxed) = (Vec::new(), Vec::new());
         let mut next = Some(first);
@@ -212,55 +240,44 @@ fn run<D: Disk>(disk: &D, log: &IntentLog<D>, queue: &Receiver<Job<D>>) {
                 .flatten();
         }
         if !relaxed.is_empty() {
-            commit_group(disk, log, relaxed, false);
+            commit_group(disk, log, relaxed, false, &mut unsynced);
         }
         if !durable.is_empty() {
-            commit_group(disk, log, durable, true);
+            commit_group(disk, log, durable, true, &mut unsynced);
         }
     }
 }
 
-fn commit_group<D: Disk>(disk: &D, log: &IntentLog<D>, group: Vec<Job<D>>, durable: bool) {
-    let keys = group.iter().flat_map(|job| &job.terms.keys);
-    let mut failure = log.rotate_if_due().and_then(|()| log.append(keys)).err();
+fn commit_group<D: Disk>(
+    disk: &D,
+    log: &IntentLog<D>,
+    group: Vec<Job<D>>,
+    durable: bool,
+    unsynced: &mut Vec<Arc<D::Dir>>,
+) {
     let mut ready = Vec::with_capacity(group.len());
-    if failure.is_none() && durable {
-        let files = group.iter().filter_map(|job| job.terms.file.as_deref());
-        match sync_before(disk, log, files) {
-            Ok(failed_files) => {
-                let mut failed_files = failed_files.into_iter();
-                for job in group {
-                    let failed = if job.terms.file.is_some() {
-                        failed_files.next().flatten()
-                    } else {
-                        None
-                    };
-                    match failed {
-                        Some(e) => job.act.answer(Some(e)),
-                        None => ready.push(job),
-                    }
-                }
-            }
-            Err(e) => {
-                failure = Some(e);
-                ready = group;
-            }
+    for (job, failed) in prepare(disk, log, group, durable) {
+        match failed {
+            Some(e) => job.act.answer(Some(e)),
+            None => ready.push(job),
         }
-    } else {
-        ready = group;
     }
-    if let Some(e) = failure {
-        for job in ready {
-            job.act.answer(Some(same_failure(&e)));
-        }
+    if ready.is_empty() {
         return;
     }
     let mut changed = Changed {
-        dirs: Vec::new(),
+        dirs: if durable {
+            std::mem::take(unsynced)
+        } else {
+            Vec::new()
+        },
         files: Vec::new(),
+        later: Vec::new(),
     };
     for job in &mut ready {
         job.act.act(&mut Turn {
+            disk,
+            durable,
             changed: &mut changed,
         });
     }
@@ -269,9 +286,62 @@ fn commit_group<D: Disk>(disk: &D, log: &IntentLog<D>, group: Vec<Job<D>>, durab
     } else {
         None
     };
+    match failure {
+        Some(_) => *unsynced = changed.dirs,
+        None => changed.later.into_iter().for_each(|clear| clear()),
+    }
     for job in ready {
         job.act.answer(failure.as_ref().map(same_failure));
     }
+}
+
+/// Steps 1 and 2. Gives each job with why it cannot go on.
+fn prepare<D: Disk>(
+    disk: &D,
+    log: &IntentLog<D>,
+    group: Vec<Job<D>>,
+    durable: bool,
+) -> Vec<(Job<D>, Option<StoreError>)> {
+    let keys = group.iter().flat_map(|job| &job.terms.keys);
+    let logged = log.rotate_if_due().and_then(|()| log.append(keys));
+    if !durable || logged.is_err() {
+        let failure = |job: &Job<D>| match &logged {
+            Err(e) if !job.terms.removes => Some(same_failure(e)),
+            _ => None,
+        };
+        return group
+            .into_iter()
+            .map(|job| {
+                let failed = failure(&job);
+                (job, failed)
+            })
+            .collect();
+    }
+    let files = group.iter().filter_map(|job| job.terms.file.as_deref());
+    let synced = sync_before(disk, log, files);
+    let mut failed_files = Vec::new().into_iter();
+    let failure = match synced {
+        Ok(failed) => {
+            failed_files = failed.into_iter();
+            None
+        }
+        Err(e) => {
+            // What was not synced may be lost: nothing is appended behind it.
+            log.ask_rotation();
+            Some(e)
+        }
+    };
+    group
+        .into_iter()
+        .map(|job| {
+            let failed = match &failure {
+                Some(e) => (!job.terms.removes).then(|| same_failure(e)),
+                None if job.terms.file.is_some() => failed_files.next().flatten(),
+                None => None,
+            };
+            (job, failed)
+        })
+        .collect()
 }
 
 /// Makes the log and the files durable. Gives, for each file, why it could not be; an error

@@ -92,6 +92,7 @@ impl<D: Disk> Inner<D> {
             durable: false,
             file: None,
             keys: vec![(at.bucket.clone(), at.key.clone())],
+            removes: false,
         };
         let (inner, at) = (Arc::clone(self), at.clone());
         self.committer
@@ -218,6 +219,7 @@ fn is_same_state(a: &FileFacts, b: &FileFacts) -> bool {
 fn renewed(mut record: Record, state: DigestState, facts: &FileFacts, digests: &Digests) -> Record {
     record.void_digests();
     record.state = Some(state);
+    record.mtime_before_ns = None;
     record.md5 = Some(digests.md5);
     record.crc64nvme = Some(digests.crc64nvme);
     record.etag_before = Some(state_of(facts).provisional_tag());

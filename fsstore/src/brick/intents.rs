@@ -108,10 +108,10 @@ impl<D: Disk> IntentLog<D> {
             return Ok(());
         }
         let mut segment = self.lock();
-        segment
-            .file
-            .write_at(segment.len_bytes, &frames)
-            .map_err(io_failed)?;
+        if let Err(e) = segment.file.write_at(segment.len_bytes, &frames) {
+            self.ask_rotation();
+            return Err(io_failed(e));
+        }
         segment.len_bytes += frames.len() as u64;
         Ok(())
     }

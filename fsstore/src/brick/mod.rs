@@ -56,6 +56,7 @@ use self::uploads::Uploads;
 use crate::clock::Clock;
 use crate::error::{Result, StoreError};
 use crate::keypath::RESERVED;
+use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 
 /// Objects that wait to be hashed; more are found again by the index.
@@ -253,6 +254,11 @@ impl<D: Disk> Inner<D> {
 
     /// Sweeps what a crash left and looks at the keys of the intent log.
     fn recover(&self, left: &[u64], fresh: bool) -> Result<()> {
+        // What an earlier process made and did not sync, later changes build on.
+        match self.tree.disk.sync_everything() {
+            Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {}
+            other => other.map_err(|e| StoreError::from_io("sync what stands", e))?,
+        }
         let staged = self.tree.sweep_staging()?;
         let uploads = self.uploads.sweep(&self.tree)?;
         let mut keys = 0u64;
@@ -260,9 +266,8 @@ impl<D: Disk> Inner<D> {
             let mut failure = None;
             self.log.replay(*number, |bucket, key| {
                 keys += 1;
-                // A fresh index gets every key from the tree.
-                if !fresh && failure.is_none() {
-                    failure = self.reconcile(&Locator::new(bucket, key)).err();
+                if failure.is_none() {
+                    failure = self.recover_key(&bucket, &key, fresh).err();
                 }
             })?;
             if let Some(e) = failure {
@@ -275,6 +280,31 @@ impl<D: Disk> Inner<D> {
         }
         if staged + uploads > 0 || keys > 0 {
             tracing::info!(staged, uploads, keys, "recovered after an unclean stop");
+        }
+        Ok(())
+    }
+
+    /// Looks at a key that was about to change, and at those above it, which may have been on
+    /// their way to their shelter or back. The change may have moved the ctime beyond what the
+    /// index saw, or the index may have seen what the disk lost: the record's word is taken.
+    fn recover_key(&self, bucket: &BucketName, key: &ObjectKey, fresh: bool) -> Result<()> {
+        let at = Locator::new(bucket.clone(), key.clone());
+        self.finish_touch(&at)?;
+        // A fresh index gets every key from the tree.
+        if fresh {
+            return Ok(());
+        }
+        let above = key
+            .as_str()
+            .match_indices('/')
+            .map(|(end, _)| &key.as_str()[..end]);
+        let above = above.filter_map(|key| ObjectKey::parse(key).ok());
+        for key in above.chain([key.clone()]) {
+            let at = Locator::new(bucket.clone(), key);
+            if let Some(found) = self.tree.find(&at)? {
+                self.stamps.note(&found.facts);
+            }
+            self.reconcile(&at)?;
         }
         Ok(())
     }

@@ -52,7 +52,8 @@ impl<D: Disk> StagedPart for BrickPart<D> {
         let keep_checksum = keep_checksum.or(upload.info.checksum.map(|(algorithm, _)| algorithm));
         sink.finish(move |taken| {
             taken.digests.check(&expected)?;
-            taken.file.sync().map_err(failed("make a part durable"))?;
+            let in_data = matches!(claim, Claim::Slot(_));
+            upload.sync_part(&taken.file, in_data)?;
             let part = PartInfo {
                 number,
                 len_bytes: taken.digests.len_bytes,
@@ -162,12 +163,12 @@ impl<D: Disk> Inner<D> {
         let reopening = Reopen(Some(Arc::clone(&upload)));
         let durable = self.buckets.durability(&at.bucket) == Durability::Strict;
         let (inner, source, wanted) = (Arc::clone(self), Arc::clone(&upload), id.clone());
-        let (whole, is_data) =
-            off_thread(move || inner.make_composed(&source, &wanted, &composition)).await?;
+        let whole = off_thread(move || inner.make_composed(&source, &wanted, &composition)).await?;
         let terms = Terms {
             durable,
             file: None,
             keys: vec![(at.bucket.clone(), at.key.clone())],
+            removes: false,
         };
         let (inner, place, id) = (Arc::clone(self), at.clone(), id.clone());
         self.committer
@@ -176,23 +177,23 @@ impl<D: Disk> Inner<D> {
                 let mut reopening = reopening;
                 inner.check_write(&place, &options.precondition)?;
                 let (uploads, tree) = (&inner.uploads, &inner.tree);
-                let mut named = false;
-                let info = inner.publish(turn, &place, whole, &options.precondition, |_| {
-                    named = true;
-                    // Before anyone learns of the object: `data` must have no name but its key.
-                    if is_data {
-                        upload.unname_data(&*tree.disk)
-                    } else {
-                        Ok(())
-                    }
-                });
-                if named {
+                let mut unsettled = None;
+                let info = inner.publish(turn, &place, whole, &options.precondition, |turn| {
                     reopening.0 = None;
-                    if let Err(e) = uploads.remove(tree, &place.bucket, &id) {
+                    // The object first, durably: else a crash could leave neither.
+                    unsettled = turn.settle().err();
+                    // Before anyone learns of the object: `data` must have no name but its key.
+                    if unsettled.is_some() {
+                        uploads.leave(&id);
+                    } else if let Err(e) = uploads.remove(tree, &place.bucket, &id) {
+                        uploads.leave(&id);
                         tracing::warn!(%id, "a completed upload's files stay until restart: {e}");
                     }
+                });
+                match unsettled {
+                    Some(e) => Err(e),
+                    None => info,
                 }
-                info
             })
             .await
     }
@@ -211,7 +212,7 @@ impl<D: Disk> Inner<D> {
         upload: &Upload<D>,
         id: &UploadId,
         composition: &Composition,
-    ) -> Result<(Whole<D>, bool)> {
+    ) -> Result<Whole<D>> {
         let disk = &*self.tree.disk;
         let chosen: Vec<_> = composition
             .parts
@@ -257,8 +258,7 @@ impl<D: Disk> Inner<D> {
             parts: Parts::of(&composition.parts),
             ..Record::default()
         };
-        let whole = self.seal(file, record, composition.len_bytes, true, true)?;
-        Ok((whole, is_data))
+        self.seal(file, record, composition.len_bytes, true, true)
     }
 
     pub(super) async fn end_upload(self: &Arc<Self>, at: &Locator, id: &UploadId) -> Result<()> {

@@ -21,7 +21,8 @@ use crate::object::Locator;
 const MAX_ROUNDS: usize = 16;
 
 impl<D: Disk> Tree<D> {
-    /// Gives a staged file its key's name, replacing what stood there unless `only_new`.
+    /// Gives a staged file its key's name, replacing what stood there unless `only_new`. What
+    /// was done is in `moved` whether it fails or not.
     /// Errors: NoSuchBucket; Obstructed where something stands there that is no object;
     /// PreconditionFailed where an object does and `only_new` asks for none.
     pub fn publish(
@@ -30,27 +31,29 @@ impl<D: Disk> Tree<D> {
         at: &Locator,
         file: &D::File,
         only_new: bool,
-    ) -> Result<(FileFacts, Moved)> {
-        let mut moved = Moved::default();
+        moved: &mut Moved,
+    ) -> Result<()> {
         let placed = match keypath::place(&at.key) {
-            Place::Plain(path) => self.publish_plain(turn, at, path, file, only_new, &mut moved)?,
+            Place::Plain(path) => self.publish_plain(turn, at, path, file, only_new, moved)?,
             Place::Marker { dir } => {
-                let opened = self.make_dirs(turn, &at.bucket, dir, &mut moved)?;
-                self.publish_escaped(turn, at, file, only_new, &mut moved)?;
-                self.clear_marker(turn, &opened)?;
+                let opened = self.make_dirs(turn, &at.bucket, dir, moved)?;
+                self.publish_escaped(turn, at, file, only_new, moved)?;
+                if self.records.load_dir(&opened)?.marker.is_some() {
+                    turn.settle()?;
+                    self.clear_marker(turn, &opened)?;
+                }
                 true
             }
             Place::Escaped => {
                 self.require_bucket(&at.bucket)?;
-                self.publish_escaped(turn, at, file, only_new, &mut moved)?;
+                self.publish_escaped(turn, at, file, only_new, moved)?;
                 true
             }
         };
         if !placed {
             return Err(StoreError::Conflict);
         }
-        let facts = file.facts().map_err(failed("look at what was published"))?;
-        Ok((facts, moved))
+        Ok(())
     }
 
     fn publish_plain(
@@ -68,11 +71,12 @@ impl<D: Disk> Tree<D> {
                 Some(parent) => self.make_dirs(turn, &at.bucket, parent, moved)?,
                 None => self.bucket_dir(&at.bucket)?,
             };
-            match self.place_file(file, &parent, name, only_new, moved) {
+            match self.place_file(turn, file, &parent, name, only_new, moved) {
                 Ok(true) => {
+                    moved.placed = true;
                     turn.changed(&parent);
                     // A crash between shelter and return can leave an older file there.
-                    self.unlink_escaped(turn, at, moved)?;
+                    self.replace_escaped(turn, at, moved)?;
                     return Ok(true);
                 }
                 Ok(false) => {
@@ -105,13 +109,13 @@ impl<D: Disk> Tree<D> {
         let path = format!("{}/{}", at.bucket, keypath::escaped_path(&at.key));
         let parent = self.make_own_dirs(turn, &path)?;
         let (_, name) = split_parent(&path);
-        match self.place_file(file, &parent, name, only_new, moved) {
+        match self.place_file(turn, file, &parent, name, only_new, moved) {
             Err(e) if only_new && e.kind() == ErrorKind::AlreadyExists => {
                 return Err(StoreError::PreconditionFailed(FailedCondition::IfNoneMatch));
             }
             other => other.map_err(fail)?,
         };
-        moved.escaped = true;
+        (moved.placed, moved.escaped) = (true, true);
         turn.changed(&parent);
         Ok(())
     }
@@ -120,6 +124,7 @@ impl<D: Disk> Tree<D> {
     /// stands there.
     fn place_file(
         &self,
+        turn: &mut Turn<'_, D>,
         file: &D::File,
         parent: &D::Dir,
         name: &str,
@@ -143,13 +148,13 @@ impl<D: Disk> Tree<D> {
                 }
                 FileKind::File | FileKind::Symlink => {}
             }
-            let _held = self.hold(parent, name);
+            let held = self.hold(parent, name);
             let staged = self.staging_name();
             self.disk.link(file, &self.own.staging, &staged)?;
             match self.disk.rename(&self.own.staging, &staged, parent, name) {
                 Ok(()) => {
                     moved.existed = true;
-                    self.records_forget(old);
+                    self.forget_later(turn, old, held);
                     return Ok(true);
                 }
                 Err(e) => {
@@ -177,7 +182,7 @@ impl<D: Disk> Tree<D> {
         let file = self.disk.create_unnamed(&self.own.staging).map_err(&fail)?;
         file.write_at(0, bytes).map_err(&fail)?;
         file.sync().map_err(&fail)?;
-        self.place_file(&file, dir, name, false, &mut Moved::default())
+        self.place_file(turn, &file, dir, name, false, &mut Moved::default())
             .map_err(&fail)?;
         turn.changed(dir);
         Ok(())
@@ -191,10 +196,21 @@ impl<D: Disk> Tree<D> {
             .flatten()
     }
 
-    pub(super) fn records_forget(&self, facts: FileFacts) {
+    /// Removes a file's side file once the loss of its name is durable; until then the file is
+    /// held, so that its number is not given to another.
+    pub(super) fn forget_later(
+        &self,
+        turn: &mut Turn<'_, D>,
+        facts: FileFacts,
+        held: Option<D::File>,
+    ) {
         // Another name may still lead to it.
-        if facts.kind == FileKind::File && facts.link_count <= 1 {
-            self.records.forget(facts.ino);
+        if facts.kind == FileKind::File && facts.link_count <= 1 && self.records.in_use() {
+            let records = Arc::clone(&self.records);
+            turn.later(move || {
+                records.forget(facts.ino);
+                drop(held);
+            });
         }
     }
 
@@ -221,8 +237,26 @@ impl<D: Disk> Tree<D> {
         state.marker = Some(record);
         self.records.save_dir(&opened, &state)?;
         turn.changed(&opened);
-        self.unlink_escaped(turn, at, &mut moved)?;
+        self.replace_escaped(turn, at, &mut moved)?;
         Ok(moved)
+    }
+
+    /// Takes away the file at a key's escaped path, which what was just published replaces.
+    fn replace_escaped(
+        &self,
+        turn: &mut Turn<'_, D>,
+        at: &Locator,
+        moved: &mut Moved,
+    ) -> Result<()> {
+        let path = format!("{}/{}", at.bucket, keypath::escaped_path(&at.key));
+        let old = absent_is_none(self.disk.stat(&self.own.keys, &path));
+        match old.map_err(failed("look at an escaped key"))? {
+            Some(_) => {
+                turn.settle()?;
+                self.unlink_escaped(turn, at, moved)
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn clear_marker(&self, turn: &mut Turn<'_, D>, dir: &Arc<D::Dir>) -> Result<bool> {
@@ -325,11 +359,13 @@ impl<D: Disk> Tree<D> {
         let shelter = format!("{bucket}/{}", keypath::escaped_path(&key));
         let dir = self.make_own_dirs(turn, &shelter)?;
         let (_, shelter_name) = split_parent(&shelter);
+        // The way there first: what is moved into a directory that a crash takes back is lost.
+        turn.settle()?;
         self.moving(|| self.disk.rename(parent, name, &dir, shelter_name))
             .map_err(&fail)?;
+        moved.keys.push((key, facts.ino));
         turn.changed(parent);
         turn.changed(&dir);
-        moved.keys.push(key);
         Ok(())
     }
 

@@ -2,8 +2,10 @@
 //! or the file system has no xattrs, in a side file `.portico/records/<inode number>`.
 //!
 //! A side file belongs to an inode, not to a name, so it goes along with a rename and is written
-//! before its file is published. On a file system without xattrs it begins with the time of the
-//! inode's creation, by which a number used again is told.
+//! before its file is published. A stub in the xattr says which bytes the side file has: a new
+//! record goes to the other of two names, so that the old one stands until the stub is changed.
+//! On a file system without xattrs there is no stub, the one name is replaced, and the side file
+//! begins with the time of the inode's creation, by which a number used again is told.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -36,6 +38,11 @@ pub struct Records<D: Disk> {
     /// False as long as no side file was ever written: then none need be looked for.
     in_use: AtomicBool,
     next_name: AtomicU64,
+}
+
+/// The names of an inode's side files.
+fn names_of(ino: u64) -> [String; 2] {
+    [ino.to_string(), format!("{ino}-b")]
 }
 
 fn has_no_room(e: &io::Error) -> bool {
@@ -85,10 +92,7 @@ impl<D: Disk> Records<D> {
             None => self.side_file_without_xattr(facts)?,
             Some(bytes) => match Stored::decode(&bytes) {
                 Ok(Stored::Whole(record)) => Ok(Some(*record)),
-                Ok(Stored::Spilled(stub)) => self
-                    .side_file(facts.ino)?
-                    .map(|bytes| stub.decode_side_file(&bytes))
-                    .transpose(),
+                Ok(Stored::Spilled(stub)) => self.spilled(&stub, facts.ino)?,
                 Err(e) => Err(e),
             },
         };
@@ -98,11 +102,29 @@ impl<D: Disk> Records<D> {
         }))
     }
 
+    /// The record a stub names, under whichever name it stands.
+    fn spilled(
+        &self,
+        stub: &Spilled,
+        ino: u64,
+    ) -> Result<std::result::Result<Option<Record>, super::attrs::AttrsError>> {
+        let mut outcome = Ok(None);
+        for name in names_of(ino) {
+            if let Some(bytes) = self.side_file(&name)? {
+                outcome = stub.decode_side_file(&bytes).map(Some);
+                if outcome.is_ok() {
+                    break;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
     fn side_file_without_xattr(
         &self,
         facts: &FileFacts,
     ) -> Result<std::result::Result<Option<Record>, super::attrs::AttrsError>> {
-        let Some(bytes) = self.side_file(facts.ino)? else {
+        let Some(bytes) = self.side_file(&facts.ino.to_string())? else {
             return Ok(Ok(None));
         };
         let Some((btime, record)) = bytes.split_first_chunk::<BTIME_LEN_BYTES>() else {
@@ -114,9 +136,9 @@ impl<D: Disk> Records<D> {
         Ok(Record::decode(record).map(Some))
     }
 
-    fn side_file(&self, ino: u64) -> Result<Option<Vec<u8>>> {
+    fn side_file(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let fail = failed("read a side file");
-        let file = match self.disk.open_own(&self.dir, &ino.to_string(), false) {
+        let file = match self.disk.open_own(&self.dir, name, false) {
             Ok(file) => file,
             Err(e) if is_absent(&e) => return Ok(None),
             Err(e) => return Err(fail(e)),
@@ -132,12 +154,13 @@ impl<D: Disk> Records<D> {
         let encoded = record.encode();
         check_record_len(encoded.len())?;
         if !self.disk.has_xattrs() {
-            return self.write_side_file(facts, &encoded, true);
+            return self.write_side_file(facts, &encoded, None);
         }
         match file.set_record(&encoded) {
             Ok(()) => Ok(()),
             Err(e) if has_no_room(&e) => {
-                self.write_side_file(facts, &encoded, false)?;
+                let before = file.record().map_err(failed("read a record"))?;
+                self.write_side_file(facts, &encoded, Some(before))?;
                 file.set_record(&Spilled::of(&encoded).encode())
                     .map_err(failed("write the stub of a record"))
             }
@@ -183,17 +206,22 @@ impl<D: Disk> Records<D> {
             if self.disk.has_xattrs() {
                 self.disk.set_dir_record(dir, None).map_err(&fail)?;
             }
-            self.forget(facts.ino);
+            if !self.disk.has_xattrs() {
+                // The side file is all there is.
+                self.forget(facts.ino);
+                self.disk.sync_dir(&self.dir).map_err(&fail)?;
+            }
             return Ok(());
         }
         let encoded = record.encode();
         check_record_len(encoded.len())?;
         if !self.disk.has_xattrs() {
-            return self.write_side_file(&facts, &encoded, true);
+            return self.write_side_file(&facts, &encoded, None);
         }
         match self.disk.set_dir_record(dir, Some(&encoded)) {
             Err(e) if has_no_room(&e) => {
-                self.write_side_file(&facts, &encoded, false)?;
+                let before = self.disk.dir_record(dir).map_err(&fail)?;
+                self.write_side_file(&facts, &encoded, Some(before))?;
                 let stub = Spilled::of(&encoded).encode();
                 self.disk.set_dir_record(dir, Some(&stub)).map_err(fail)
             }
@@ -201,11 +229,26 @@ impl<D: Disk> Records<D> {
         }
     }
 
-    fn write_side_file(&self, facts: &FileFacts, encoded: &[u8], with_btime: bool) -> Result<()> {
+    /// Writes a record beside its inode; `xattr_before` is what the xattr says until now, on
+    /// file systems that have them.
+    fn write_side_file(
+        &self,
+        facts: &FileFacts,
+        encoded: &[u8],
+        xattr_before: Option<Option<Vec<u8>>>,
+    ) -> Result<()> {
         let fail = failed("write a side file");
         self.in_use.store(true, Ordering::Release);
         let mut bytes = Vec::with_capacity(BTIME_LEN_BYTES + encoded.len());
-        if with_btime {
+        let [mut name, other] = names_of(facts.ino);
+        if let Some(Some(before)) = &xattr_before
+            && let Ok(Stored::Spilled(stub)) = Stored::decode(before)
+            && let Some(standing) = self.side_file(&name)?
+            && stub.decode_side_file(&standing).is_ok()
+        {
+            name = other;
+        }
+        if xattr_before.is_none() {
             bytes.extend_from_slice(&facts.btime_ns.to_le_bytes());
         }
         bytes.extend_from_slice(encoded);
@@ -220,9 +263,10 @@ impl<D: Disk> Records<D> {
         self.disk
             .link(&file, &self.staging, &staged)
             .map_err(&fail)?;
-        self.disk
-            .rename(&self.staging, &staged, &self.dir, &facts.ino.to_string())
-            .map_err(&fail)?;
+        if let Err(e) = self.disk.rename(&self.staging, &staged, &self.dir, &name) {
+            let _ = self.disk.unlink(&self.staging, &staged);
+            return Err(fail(e));
+        }
         self.disk.sync_dir(&self.dir).map_err(fail)
     }
 
@@ -232,10 +276,12 @@ impl<D: Disk> Records<D> {
         if !self.in_use() {
             return;
         }
-        match self.disk.unlink(&self.dir, &ino.to_string()) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => tracing::warn!(ino, "a side file could not be removed: {e}"),
+        for name in names_of(ino) {
+            match self.disk.unlink(&self.dir, &name) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => tracing::warn!(ino, "a side file could not be removed: {e}"),
+            }
         }
     }
 

@@ -12,30 +12,38 @@ use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 
 impl<D: Disk> Tree<D> {
-    /// Takes an object away, and with it the directories that only S3 keys made.
-    pub fn remove(&self, turn: &mut Turn<'_, D>, at: &Locator) -> Result<Moved> {
-        let mut moved = Moved::default();
+    /// Takes an object away, and with it the directories that only S3 keys made. What was done
+    /// is in `moved` whether it fails or not.
+    pub fn remove(&self, turn: &mut Turn<'_, D>, at: &Locator, moved: &mut Moved) -> Result<()> {
         match keypath::place(&at.key) {
             Place::Plain(path) => {
-                self.remove_plain(turn, at, path, &mut moved)?;
-                self.unlink_escaped(turn, at, &mut moved)?;
+                // Where a crash left both, the plain one counts: it is the last to go.
+                self.unlink_escaped(turn, at, moved)?;
+                if moved.existed {
+                    turn.settle()?;
+                }
+                self.remove_plain(turn, at, path, moved)?;
                 if let (Some(parent), _) = split_parent(path) {
-                    self.prune(turn, &at.bucket, parent, &mut moved)?;
+                    self.prune(turn, &at.bucket, parent, moved)?;
                 }
             }
             Place::Marker { dir } => {
                 let path = format!("{}/{dir}", at.bucket);
                 let opened = absent_is_none(self.disk.open_dir(&self.root, &path))
                     .map_err(failed("open a directory"))?;
-                if let Some(opened) = opened {
-                    moved.existed |= self.clear_marker(turn, &opened)?;
+                // Where a crash left both, the one with a body counts.
+                if let Some(opened) = opened
+                    && self.clear_marker(turn, &opened)?
+                {
+                    moved.existed = true;
+                    turn.settle()?;
                 }
-                self.unlink_escaped(turn, at, &mut moved)?;
-                self.prune(turn, &at.bucket, dir, &mut moved)?;
+                self.unlink_escaped(turn, at, moved)?;
+                self.prune(turn, &at.bucket, dir, moved)?;
             }
-            Place::Escaped => self.unlink_escaped(turn, at, &mut moved)?,
+            Place::Escaped => self.unlink_escaped(turn, at, moved)?,
         }
-        Ok(moved)
+        Ok(())
     }
 
     fn remove_plain(
@@ -63,14 +71,14 @@ impl<D: Disk> Tree<D> {
         if !matches!(facts.kind, FileKind::File | FileKind::Symlink) {
             return Ok(());
         }
-        let _held = self.hold(&parent, name);
+        let held = self.hold(&parent, name);
         if absent_is_none(self.disk.unlink(&parent, name))
             .map_err(&fail)?
             .is_some()
         {
             turn.changed(&parent);
             moved.existed = true;
-            self.records_forget(facts);
+            self.forget_later(turn, facts, held);
         }
         Ok(())
     }
@@ -94,11 +102,11 @@ impl<D: Disk> Tree<D> {
         let Some(facts) = absent_is_none(self.disk.stat(&parent, name)).map_err(&fail)? else {
             return Ok(());
         };
-        let _held = self.hold(&parent, name);
+        let held = self.hold(&parent, name);
         self.disk.unlink(&parent, name).map_err(&fail)?;
         turn.changed(&parent);
         moved.existed = true;
-        self.records_forget(facts);
+        self.forget_later(turn, facts, held);
         self.prune_own_dirs(turn, parent_path);
         Ok(())
     }
@@ -153,7 +161,10 @@ impl<D: Disk> Tree<D> {
                 Err(e) if is_absent(&e) => return Ok(()),
                 Err(e) => return Err(fail(e)),
             }
-            self.records.forget_dir(&dir);
+            if self.records.in_use() {
+                let records = Arc::clone(&self.records);
+                turn.later(move || records.forget_dir(&dir));
+            }
             if self.leave_shelter(turn, bucket, path, &parent, name, moved)? {
                 return Ok(());
             }
@@ -185,13 +196,18 @@ impl<D: Disk> Tree<D> {
         let Some(dir) = absent_is_none(self.disk.open_dir(keys, dir_path)).map_err(&fail)? else {
             return Ok(false);
         };
+        let Some(facts) = absent_is_none(self.disk.stat(&dir, shelter_name)).map_err(&fail)? else {
+            return Ok(false);
+        };
+        // As on the way there.
+        turn.settle()?;
         let renamed = self.moving(|| self.disk.rename(&dir, shelter_name, parent, name));
         if absent_is_none(renamed).map_err(&fail)?.is_none() {
             return Ok(false);
         }
+        moved.keys.push((key, facts.ino));
         turn.changed(&dir);
         self.prune_own_dirs(turn, dir_path);
-        moved.keys.push(key);
         Ok(true)
     }
 }

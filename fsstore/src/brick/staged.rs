@@ -140,12 +140,13 @@ impl<D: Disk> Inner<D> {
             durable,
             file: (!whole.synced).then(|| Arc::clone(&whole.file)),
             keys: vec![(at.bucket.clone(), at.key.clone())],
+            removes: false,
         };
         let inner = Arc::clone(self);
         self.committer
             .submit(terms, move |turn| {
                 inner.check_write(&at, &precondition)?;
-                inner.publish(turn, &at, whole, &precondition, |_| Ok(()))
+                inner.publish(turn, &at, whole, &precondition, |_| {})
             })
             .await
     }
@@ -167,7 +168,7 @@ impl<D: Disk> Inner<D> {
         at: &Locator,
         whole: Whole<D>,
         precondition: &Precondition,
-        before_index: impl FnOnce(&mut Turn<'_, D>) -> Result<()>,
+        before_index: impl FnOnce(&mut Turn<'_, D>),
     ) -> Result<ObjectInfo> {
         let only_new = precondition.if_none_match == Some(ETagMatch::Any);
         if whole.len_bytes == 0
@@ -187,15 +188,25 @@ impl<D: Disk> Inner<D> {
             .map_err(failed("look at a staged file"))?
             .ino;
         self.stamps.changing(ino);
-        let (mut facts, moved) = match self.tree.publish(turn, at, &whole.file, only_new) {
-            Ok(published) => published,
+        let mut moved = Moved::default();
+        let published = self
+            .tree
+            .publish(turn, at, &whole.file, only_new, &mut moved);
+        if !moved.placed {
+            self.stamps.forget(ino);
+            self.reconcile_moved(&at.bucket, &moved)?;
+            published?;
+            return Err(StoreError::Conflict);
+        }
+        before_index(turn);
+        let facts = match whole.file.facts() {
+            Ok(facts) => facts,
             Err(e) => {
-                self.stamps.forget(ino);
-                return Err(e);
+                self.reconcile_moved(&at.bucket, &moved)?;
+                self.reconcile(at)?;
+                return Err(failed("look at what was published")(e));
             }
         };
-        before_index(turn)?;
-        facts = whole.file.facts().unwrap_or(facts);
         let info = whole
             .record
             .to_object_info(at.key.clone(), &super::look::state_of(&facts));
@@ -204,7 +215,8 @@ impl<D: Disk> Inner<D> {
         self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
         self.stamps.note(&facts);
         self.reconcile_moved(&at.bucket, &moved)?;
-        Ok(info)
+        // It has its name, whatever failed afterwards.
+        published.map(|()| info)
     }
 
     /// Tells the index; waits where it is far behind.
@@ -221,9 +233,12 @@ impl<D: Disk> Inner<D> {
     }
 
     pub(super) fn reconcile_moved(&self, bucket: &BucketName, moved: &Moved) -> Result<()> {
-        for key in &moved.keys {
+        // They were moved by us: their bytes are as they were.
+        for (_, ino) in &moved.keys {
+            self.stamps.changing(*ino);
+        }
+        for (key, _) in &moved.keys {
             let at = Locator::new(bucket.clone(), key.clone());
-            // It was moved by us: its bytes are as they were.
             if let Some(found) = self.tree.find(&at)? {
                 self.stamps.note(&found.facts);
             }
@@ -240,18 +255,26 @@ impl<D: Disk> Inner<D> {
     ) -> Result<Removed> {
         self.look_bucket(&at.bucket).await?;
         let durable = self.buckets.durability(&at.bucket) == Durability::Strict;
-        // No intent: a row whose file is gone is told by every listing that meets it.
+        // The index may forget the key, and what it displaced may come back, before either is
+        // durable: so the log names it.
         let terms = Terms {
             durable,
             file: None,
-            keys: Vec::new(),
+            keys: vec![(at.bucket.clone(), at.key.clone())],
+            removes: true,
         };
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
         self.committer
             .submit(terms, move |turn| {
                 inner.tree.bucket_dir(&at.bucket)?;
                 inner.check_write(&at, &precondition)?;
-                let moved = inner.tree.remove(turn, &at)?;
+                let mut moved = Moved::default();
+                if let Err(e) = inner.tree.remove(turn, &at, &mut moved) {
+                    // It may have failed on the way.
+                    inner.reconcile_moved(&at.bucket, &moved)?;
+                    inner.reconcile(&at)?;
+                    return Err(e);
+                }
                 let (bucket, key) = (at.bucket.clone(), at.key.clone());
                 inner.change_index([(bucket, key, Change::Remove)]);
                 inner.reconcile_moved(&at.bucket, &moved)?;
@@ -276,6 +299,7 @@ impl<D: Disk> Inner<D> {
             durable,
             file: None,
             keys,
+            removes: false,
         };
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
         self.committer
@@ -313,7 +337,9 @@ impl<D: Disk> Inner<D> {
             attrs.owner = patch.owner;
         }
         let now = patch.touch.then(|| self.options.clock.now());
+        record.mtime_before_ns = None;
         if let (Some(now), Some(state)) = (now, &mut record.state) {
+            record.mtime_before_ns = Some(state.mtime_ns);
             state.mtime_ns = now.0;
         }
         let Some(file) = found.file else {
@@ -328,7 +354,7 @@ impl<D: Disk> Inner<D> {
         };
         let file = Arc::new(file);
         self.stamps.changing(found.facts.ino);
-        let changed = self.write_patch(&file, &found.facts, &record, now);
+        let changed = self.write_patch(&file, &found.facts, &mut record, now);
         let facts = file.facts().map_err(failed("look at an object"))?;
         // Whatever was done, we did it.
         self.stamps.note(&facts);
@@ -340,12 +366,37 @@ impl<D: Disk> Inner<D> {
         Ok(info)
     }
 
-    /// The record first: a crash before the new time voids the digest instead of lying.
+    /// Gives a file the time that its record names, where a crash kept it from that.
+    pub(super) fn finish_touch(&self, at: &Locator) -> Result<()> {
+        let Some(found) = self.tree.find(at)? else {
+            return Ok(());
+        };
+        let Some(file) = found.file else {
+            return Ok(());
+        };
+        let record = self.tree.records.load(&file, &found.facts)?;
+        if let Some(Record {
+            state: Some(state),
+            mtime_before_ns: Some(before_ns),
+            ..
+        }) = record
+            && found.facts.mtime_ns == before_ns
+            && (found.facts.ino, found.facts.len_bytes) == (state.ino, state.len_bytes)
+        {
+            // Where it may not be set the record holds all the same.
+            if let Err(e) = file.set_modified(state.mtime_ns) {
+                tracing::warn!(bucket = %at.bucket, key = %at.key, "its time cannot be set: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The record first: until the file has the new time it holds for the old one as well.
     fn write_patch(
         &self,
         file: &Arc<D::File>,
         facts: &super::disk::FileFacts,
-        record: &Record,
+        record: &mut Record,
         now: Option<crate::object::Timestamp>,
     ) -> Result<()> {
         self.tree.records.save(file, facts, record)?;

@@ -41,7 +41,7 @@ pub struct Tree<D: Disk> {
     /// What is portico's own.
     pub own: OwnDirs<D>,
     /// Records of files and directories.
-    pub records: Records<D>,
+    pub records: Arc<Records<D>>,
     pub(super) next_name: AtomicU64,
     /// Counts moves to and from shelters, before and after each.
     pub(super) moves: AtomicU64,
@@ -62,10 +62,12 @@ pub struct Found<D: Disk> {
 /// What a change of names did besides.
 #[derive(Debug, Default)]
 pub struct Moved {
-    /// Objects that went to their shelter or came back from it.
-    pub keys: Vec<ObjectKey>,
+    /// Objects that went to their shelter or came back from it, with their inode numbers.
+    pub keys: Vec<(ObjectKey, u64)>,
     /// Whether an object stood there.
     pub existed: bool,
+    /// Whether what was to be published has its name.
+    pub placed: bool,
     /// Whether what was published stands at its escaped path.
     pub escaped: bool,
 }
@@ -123,7 +125,7 @@ impl<D: Disk> Tree<D> {
             disk,
             root,
             own,
-            records,
+            records: Arc::new(records),
             next_name: AtomicU64::new(0),
             moves: AtomicU64::new(0),
         })
@@ -148,8 +150,10 @@ impl<D: Disk> Tree<D> {
 
     fn open_file(&self, base: &D::Dir, path: &str, escaped: bool) -> Result<Option<Found<D>>> {
         let fail = failed("open an object");
-        let Some(file) = absent_is_none(self.disk.open(base, path)).map_err(&fail)? else {
-            return Ok(None);
+        let file = match self.disk.open(base, path) {
+            Ok(file) => file,
+            Err(e) if is_absent(&e) || e.kind() == ErrorKind::IsADirectory => return Ok(None),
+            Err(e) => return Err(fail(e)),
         };
         let facts = file.facts().map_err(&fail)?;
         Ok((facts.kind == FileKind::File).then_some(Found {

@@ -66,6 +66,8 @@ struct Parts {
     next_file: u64,
     /// Completed or aborted: nothing may be added.
     ended: bool,
+    /// A sync of `data` failed: what was written to it meanwhile is lost, whoever wrote it.
+    data_failed: bool,
 }
 
 /// One upload under way.
@@ -151,6 +153,7 @@ impl<D: Disk> Upload<D> {
             && !matches!(parts.done.get(&number), Some((_, PartPlace::Slot)));
         if len_bytes > slot_len_bytes
             || !is_free
+            || parts.data_failed
             || offset_bytes.saturating_add(len_bytes) > MAX_OBJECT_LEN_BYTES
         {
             return Ok(Claim::File);
@@ -177,11 +180,14 @@ impl<D: Disk> Upload<D> {
         });
         let place = match own_file {
             Some(file) if !stays => {
-                let name = format!("part-{}-{}", part.number.get(), parts.next_file);
-                parts.next_file += 1;
-                disk.link(file, &self.dir, &name).map_err(&fail)?;
-                disk.sync_dir(&self.dir).map_err(&fail)?;
+                let name = self.name_part(disk, &mut parts, part.number, file)?;
                 PartPlace::File(name)
+            }
+            None if parts.data_failed => {
+                return Err(StoreError::Io {
+                    action: "make a part durable",
+                    source: std::io::Error::other("another part's sync failed"),
+                });
             }
             _ => PartPlace::Slot,
         };
@@ -198,6 +204,40 @@ impl<D: Disk> Upload<D> {
             let _ = disk.unlink(&self.dir, &name);
         }
         Ok(())
+    }
+
+    /// Gives a part's file a name that no crash has left there. Durable on return.
+    fn name_part(
+        &self,
+        disk: &D,
+        parts: &mut Parts,
+        number: PartNumber,
+        file: &D::File,
+    ) -> Result<String> {
+        let fail = failed("record a part");
+        loop {
+            let name = format!("part-{}-{}", number.get(), parts.next_file);
+            parts.next_file += 1;
+            match disk.link(file, &self.dir, &name) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                other => {
+                    other.map_err(&fail)?;
+                    disk.sync_dir(&self.dir).map_err(fail)?;
+                    return Ok(name);
+                }
+            }
+        }
+    }
+
+    /// Makes a part's bytes durable. Where that fails in `data`, no part that is not yet
+    /// recorded may count on it any more.
+    pub fn sync_part(&self, file: &D::File, in_data: bool) -> Result<()> {
+        file.sync().map_err(|e| {
+            if in_data {
+                self.lock().data_failed = true;
+            }
+            StoreError::from_io("make a part durable", e)
+        })
     }
 
     /// The parts finished so far, after `after`, at most `limit`.
@@ -220,12 +260,20 @@ impl<D: Disk> Upload<D> {
             .collect()
     }
 
-    /// Whether these parts, in this order, are `data` from its beginning.
+    /// Whether these parts, in this order, are `data` from its beginning, and `data` has no
+    /// other part's bytes, recorded or on their way.
     pub fn is_data(&self, chosen: &[(PartNumber, u64)]) -> bool {
         let parts = self.lock();
         let Some(slot) = parts.slot_len_bytes else {
             return false;
         };
+        let in_slots = parts
+            .done
+            .values()
+            .filter(|(_, place)| *place == PartPlace::Slot);
+        if parts.data_failed || !parts.filling.is_empty() || in_slots.count() > chosen.len() {
+            return false;
+        }
         chosen.iter().enumerate().all(|(i, (number, len_bytes))| {
             usize::from(number.get()) == i + 1
                 && matches!(parts.done.get(number), Some((_, PartPlace::Slot)))
@@ -251,12 +299,6 @@ impl<D: Disk> Upload<D> {
                 number: number.get(),
             }),
         }
-    }
-
-    /// Takes away the name of `data`, which has become an object.
-    pub fn unname_data(&self, disk: &D) -> Result<()> {
-        disk.unlink(&self.dir, DATA)
-            .map_err(failed("take away an upload's name for its bytes"))
     }
 
     /// Lets no part be added any more. False where it had ended before.

@@ -1,6 +1,6 @@
 //! All uploads of a volume: begun, opened, listed, removed. One upload is [`super::upload`]'s.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -8,11 +8,11 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, DiskFile, FileKind};
-use super::tree::{Tree, failed, is_absent};
+use super::tree::{Tree, absent_is_none, failed, is_absent};
 use super::upload::{DATA, PARTS, Upload};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey, UploadId, hex};
-use crate::object::{Attributes, ChecksumKind, DigestAlgorithm, Timestamp, UploadInfo};
+use crate::object::{Attributes, ChecksumKind, DigestAlgorithm, Locator, Timestamp, UploadInfo};
 use crate::volume::NewUpload;
 
 /// Longest `upload` file, in bytes.
@@ -36,6 +36,8 @@ struct InfoRecord {
 pub struct Uploads<D: Disk> {
     active: Mutex<HashMap<UploadId, Weak<Upload<D>>>>,
     idle: Cache<UploadId, Arc<Upload<D>>>,
+    /// Completed, but their files could not be removed: the next start removes them.
+    left: Mutex<BTreeSet<UploadId>>,
 }
 
 impl<D: Disk> Default for Uploads<D> {
@@ -50,6 +52,7 @@ impl<D: Disk> Uploads<D> {
         Self {
             active: Mutex::new(HashMap::new()),
             idle: Cache::new(MAX_IDLE),
+            left: Mutex::new(BTreeSet::new()),
         }
     }
 
@@ -127,10 +130,21 @@ impl<D: Disk> Uploads<D> {
                 upload
             }
         };
-        if upload.info.key != *key || upload.has_ended() {
+        if upload.info.key != *key || upload.has_ended() || self.is_left(id) {
             return Err(StoreError::NoSuchUpload);
         }
         Ok(upload)
+    }
+
+    /// Leaves a completed upload's files to the next start; to callers it is no more.
+    pub fn leave(&self, id: &UploadId) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.insert(id.clone());
+    }
+
+    fn is_left(&self, id: &UploadId) -> bool {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.contains(id)
     }
 
     /// Removes an ended upload's files.
@@ -181,6 +195,9 @@ impl<D: Disk> Uploads<D> {
                 Err(e) if is_absent(&e) => continue,
                 Err(e) => return Err(StoreError::from_io("list uploads", e)),
             };
+            if self.is_left(&id) {
+                continue;
+            }
             if let Some(info) = load_info(&*tree.disk, &dir, id)? {
                 visit(info);
             }
@@ -197,12 +214,7 @@ impl<D: Disk> Uploads<D> {
                 let Ok(dir) = tree.disk.open_dir(&tree.own.uploads, &path) else {
                     continue;
                 };
-                let begun = tree.disk.stat(&dir, INFO).is_ok();
-                let published = tree
-                    .disk
-                    .stat(&dir, DATA)
-                    .is_ok_and(|facts| facts.link_count > 1);
-                if !begun || published {
+                if is_over(tree, &bucket, &name, &dir)? {
                     remove_files(tree, &bucket, &name)?;
                     removed += 1;
                 }
@@ -210,6 +222,36 @@ impl<D: Disk> Uploads<D> {
         }
         Ok(removed)
     }
+}
+
+/// Whether an upload was not quite begun, or was completed: `data` has become an object, or the
+/// object says which upload it was.
+fn is_over<D: Disk>(tree: &Tree<D>, bucket: &str, name: &str, dir: &D::Dir) -> Result<bool> {
+    let fail = failed("look at an upload");
+    let data = absent_is_none(tree.disk.stat(dir, DATA)).map_err(&fail)?;
+    if data.is_none_or(|facts| facts.link_count > 1) {
+        return Ok(true);
+    }
+    let (Ok(bucket), Ok(id)) = (BucketName::parse(bucket), UploadId::parse(name)) else {
+        return Ok(absent_is_none(tree.disk.stat(dir, INFO))
+            .map_err(&fail)?
+            .is_none());
+    };
+    let info = match load_info(&*tree.disk, dir, id) {
+        Ok(Some(info)) => info,
+        Ok(None) => return Ok(true),
+        // What cannot be understood is not removed.
+        Err(StoreError::Corrupt(_)) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let Some(found) = tree.find(&Locator::new(bucket, info.key))? else {
+        return Ok(false);
+    };
+    let record = match &found.file {
+        Some(file) => tree.records.load(file, &found.facts)?,
+        None => found.marker,
+    };
+    Ok(record.is_some_and(|record| record.upload_id == Some(info.id)))
 }
 
 fn names_in<D: Disk>(tree: &Tree<D>, base: &Arc<D::Dir>, path: &str) -> Result<Vec<String>> {
@@ -238,10 +280,12 @@ fn names_in<D: Disk>(tree: &Tree<D>, base: &Arc<D::Dir>, path: &str) -> Result<V
 fn make_dir<D: Disk>(disk: &D, parent: &Arc<D::Dir>, name: &str) -> Result<Arc<D::Dir>> {
     let fail = failed("make an upload's directory");
     match disk.make_dir(parent, name) {
-        Ok(()) => disk.sync_dir(parent).map_err(&fail)?,
+        Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         Err(e) => return Err(fail(e)),
     }
+    // One that another request just made may not be durable yet.
+    disk.sync_dir(parent).map_err(&fail)?;
     disk.open_dir(parent, name).map_err(fail)
 }
 

@@ -36,6 +36,7 @@ impl<D: Disk> Brick<D> {
             durable: true,
             file: None,
             keys: Vec::new(),
+            removes: false,
         }
     }
 }
@@ -51,6 +52,10 @@ impl<D: Disk> Volume for Brick<D> {
             .committer
             .submit(Self::durable_turn(), move |turn| {
                 let now = inner.options.clock.now();
+                if matches!(inner.tree.bucket_dir(&name), Err(StoreError::NoSuchBucket)) {
+                    // Uploads that a crash left of an earlier bucket of this name.
+                    inner.uploads.remove_all(&inner.tree, &name)?;
+                }
                 let info = inner.buckets.create(&inner.tree, turn, &name, new, now)?;
                 // What an earlier bucket of this name left in the index is gone by now.
                 inner.index.drop_bucket(&name);
@@ -67,6 +72,7 @@ impl<D: Disk> Volume for Brick<D> {
             .submit(Self::durable_turn(), move |turn| {
                 inner.buckets.remove(&inner.tree, turn, &name)?;
                 inner.index.drop_bucket(&name);
+                turn.settle()?;
                 inner.uploads.remove_all(&inner.tree, &name)
             })
             .await

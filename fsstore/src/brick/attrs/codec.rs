@@ -40,7 +40,8 @@ mod tag {
     pub const LISTED_PARTS: u64 = 14;
     pub const PART_CHECKSUMS: u64 = 15;
     pub const DIRECTORY: u64 = 16;
-    pub const HIGHEST: u64 = DIRECTORY;
+    pub const MTIME_BEFORE: u64 = 17;
+    pub const HIGHEST: u64 = MTIME_BEFORE;
 }
 
 /// Why bytes are not a record.
@@ -189,6 +190,9 @@ impl Record {
         if flags != 0 {
             push_field(&mut out, tag::DIRECTORY, &[flags]);
         }
+        if let Some(mtime_ns) = self.mtime_before_ns {
+            push_field(&mut out, tag::MTIME_BEFORE, &mtime_ns.to_le_bytes());
+        }
         for (tag, value) in &self.unknown {
             push_field(&mut out, *tag, value);
         }
@@ -247,6 +251,7 @@ impl Record {
                     part_count: value.part_count()?,
                 });
             }
+            tag::MTIME_BEFORE => self.mtime_before_ns = Some(i64::from_le_bytes(value.array()?)),
             tag::ETAG_BEFORE => self.etag_before = Some(u64::from_le_bytes(value.array()?)),
             tag::CHECKSUM => self.checksum = Some(take_checksum(&mut value)?),
             tag::SYSTEM => self.attrs.system = value.map(HEADER_NAMES, HEADER_VALUES)?,

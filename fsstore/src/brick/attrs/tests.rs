@@ -222,7 +222,7 @@ fn part_checksums_are_kept_for_all_or_none() {
 #[test]
 fn fields_of_a_later_version_are_kept() {
     let mut record = typical();
-    record.unknown = vec![(17, b"new".to_vec()), (1_000, Vec::new())];
+    record.unknown = vec![(18, b"new".to_vec()), (1_000, Vec::new())];
     let back = Record::decode(&record.encode()).unwrap();
     assert_eq!(back, record);
 }
@@ -364,7 +364,7 @@ fn records() -> impl Strategy<Value = Record> {
         proptest::option::of("[A-Za-z0-9_-]{1,64}"),
         some_parts(),
         any::<(bool, bool)>(),
-        btree_map(17..u64::MAX, vec(any::<u8>(), 0..10), 0..3),
+        btree_map(18..u64::MAX, vec(any::<u8>(), 0..10), 0..3),
     );
     (state, digests, attributes(), rest).prop_map(|(state, digests, attrs, rest)| Record {
         state: state.map(|(len_bytes, mtime_ns, ino)| DigestState {
@@ -372,6 +372,7 @@ fn records() -> impl Strategy<Value = Record> {
             mtime_ns,
             ino,
         }),
+        mtime_before_ns: state.map(|(_, mtime_ns, _)| !mtime_ns),
         md5: digests.0,
         crc64nvme: digests.1,
         etag_before: digests.2,
