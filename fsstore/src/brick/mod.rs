@@ -330,4 +330,8 @@ impl<D: Disk> Inner<D> {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod crashdisk;
+#[cfg(test)]
 mod tests;
