@@ -21,6 +21,7 @@
 //! Knows nothing of records, requests or SQL.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -141,7 +142,11 @@ where
             // A job that changed nothing owes nothing to the disk.
             (Some(_), Some(Err(e))) => Err(e),
             (Some(failure), _) => Err(failure),
-            (None, result) => result.unwrap_or(Err(StoreError::Stopping)),
+            (None, Some(result)) => result,
+            (None, None) => Err(StoreError::Io {
+                action: "publish a change",
+                source: io::Error::other("it panicked"),
+            }),
         };
         // Nobody waits where the request was dropped; the change stands all the same.
         let _ = self.answer.send(result);
@@ -275,11 +280,16 @@ fn commit_group<D: Disk>(
         later: Vec::new(),
     };
     for job in &mut ready {
-        job.act.act(&mut Turn {
+        let mut turn = Turn {
             disk,
             durable,
             changed: &mut changed,
-        });
+        };
+        // A job that panics must not take the publisher of everyone else's with it.
+        let act = AssertUnwindSafe(|| job.act.act(&mut turn));
+        if catch_unwind(act).is_err() {
+            tracing::error!("a change panicked half-way");
+        }
     }
     let failure = if durable {
         sync_after(disk, &changed).err()

@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::disk::{Disk, DiskFile};
 use super::lane::{Block, Lane, Process};
@@ -20,9 +22,9 @@ use crate::volume::{MAX_PUT_LEN_BYTES, StageOptions};
 const SMALL_LEN_BYTES: usize = 128 << 10;
 /// Bytes gathered into one block for the lanes.
 const BLOCK_LEN_BYTES: usize = 256 << 10;
-/// A durable stage syncs after so many bytes, so that disk and digests work side by side and
-/// the commit has little left to wait for.
-const SYNC_STEP_LEN_BYTES: u64 = 16 << 20;
+/// A durable stage begins a sync after so many bytes, beside the writing of the next, so that
+/// disk and digests work at once and the commit has little left to wait for.
+const SYNC_STEP_LEN_BYTES: u64 = 8 << 20;
 /// Read at once when copying through the digests, in bytes.
 pub const COPY_STEP_LEN_BYTES: u64 = 1 << 20;
 
@@ -83,6 +85,9 @@ struct Writer<D: Disk> {
     at_bytes: u64,
     unsynced_bytes: u64,
     durable: bool,
+    /// The sync under way. Its error counts like one of a write: a failed fsync(2) is told
+    /// once, so the last sync would not tell it again.
+    syncing: Option<JoinHandle<Result<()>>>,
 }
 
 impl<D: Disk> Process for Writer<D> {
@@ -97,10 +102,43 @@ impl<D: Disk> Process for Writer<D> {
             self.unsynced_bytes += piece.len() as u64;
         }
         if self.durable && self.unsynced_bytes >= SYNC_STEP_LEN_BYTES {
-            self.unsynced_bytes = 0;
-            self.file.sync().map_err(write_failed)?;
+            self.begin_sync()?;
         }
         Ok(())
+    }
+}
+
+impl<D: Disk> Writer<D> {
+    /// Begins a sync, unless the last one is still under way.
+    fn begin_sync(&mut self) -> Result<()> {
+        if let Some(syncing) = self.syncing.take() {
+            if !syncing.is_finished() {
+                self.syncing = Some(syncing);
+                return Ok(());
+            }
+            Handle::current().block_on(outcome_of(syncing))?;
+        }
+        self.unsynced_bytes = 0;
+        let file = Arc::clone(&self.file);
+        let sync = move || file.sync().map_err(write_failed);
+        self.syncing = Some(tokio::task::spawn_blocking(sync));
+        Ok(())
+    }
+
+    /// Waits for the sync under way and gives the file.
+    async fn finish(self) -> Result<Arc<D::File>> {
+        if let Some(syncing) = self.syncing {
+            outcome_of(syncing).await?;
+        }
+        Ok(self.file)
+    }
+}
+
+async fn outcome_of<T>(blocking: JoinHandle<Result<T>>) -> Result<T> {
+    match blocking.await {
+        Ok(result) => result,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(_) => Err(StoreError::Stopping),
     }
 }
 
@@ -130,11 +168,7 @@ fn write_failed(e: std::io::Error) -> StoreError {
 pub async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        Err(_) => Err(StoreError::Stopping),
-    }
+    outcome_of(tokio::task::spawn_blocking(work)).await
 }
 
 impl<D: Disk> Sink<D> {
@@ -236,6 +270,7 @@ impl<D: Disk> Sink<D> {
             at_bytes,
             unsynced_bytes: 0,
             durable: self.durable,
+            syncing: None,
         };
         self.state = State::Lanes {
             digest: Lane::new(Digester::new(wanted)),
@@ -321,7 +356,7 @@ impl<D: Disk> Sink<D> {
                 off_thread(move || then(take_small(&*disk, target, &block, wanted)?)).await
             }
             State::Lanes { digest, sha, write } => {
-                let file = write.finish().await?.file;
+                let file = write.finish().await?.finish().await?;
                 let sha = match sha {
                     Some(sha) => sha.finish().await?,
                     None => ShaDigester::default(),
