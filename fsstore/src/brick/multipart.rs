@@ -103,6 +103,7 @@ impl<D: Disk> Inner<D> {
                 Target::At {
                     file,
                     offset_bytes: slot.offset_bytes,
+                    claim: Arc::clone(slot) as Arc<dyn Send + Sync>,
                 }
             }
             Claim::File => Target::Unnamed {

@@ -41,6 +41,9 @@ pub enum Target<D: Disk> {
         file: Arc<D::File>,
         /// Where the bytes begin.
         offset_bytes: u64,
+        /// Kept until the last write has ended, even one of a sink that was dropped: the place
+        /// must not be given to another before.
+        claim: Arc<dyn Send + Sync>,
     },
 }
 
@@ -81,6 +84,7 @@ enum State<D: Disk> {
 }
 
 struct Writer<D: Disk> {
+    _claim: Option<Arc<dyn Send + Sync>>,
     file: Arc<D::File>,
     at_bytes: u64,
     unsynced_bytes: u64,
@@ -254,7 +258,9 @@ impl<D: Disk> Sink<D> {
         }
         let announced = self.options.len_bytes.unwrap_or(0);
         let (file, at_bytes) = match &self.target {
-            Target::At { file, offset_bytes } => (Arc::clone(file), *offset_bytes),
+            Target::At {
+                file, offset_bytes, ..
+            } => (Arc::clone(file), *offset_bytes),
             Target::Unnamed { staging } => {
                 let (disk, staging) = (Arc::clone(&self.disk), Arc::clone(staging));
                 let file = off_thread(move || {
@@ -265,7 +271,12 @@ impl<D: Disk> Sink<D> {
             }
         };
         let wanted = self.options.digests;
+        let claim = match &self.target {
+            Target::At { claim, .. } => Some(Arc::clone(claim)),
+            Target::Unnamed { .. } => None,
+        };
         let writer = Writer {
+            _claim: claim,
             file,
             at_bytes,
             unsynced_bytes: 0,
@@ -397,11 +408,16 @@ fn take_small<D: Disk>(
         digester.update(piece);
         sha.update(piece);
     }
-    let (file, mut at) = match target {
-        Target::At { file, offset_bytes } => (file, offset_bytes),
+    let (file, mut at, _claim) = match target {
+        Target::At {
+            file,
+            offset_bytes,
+            claim,
+        } => (file, offset_bytes, Some(claim)),
         Target::Unnamed { staging } => (
             Arc::new(disk.create_unnamed(&staging).map_err(write_failed)?),
             0,
+            None,
         ),
     };
     for piece in block {

@@ -81,10 +81,10 @@ pub struct Upload<D: Disk> {
     parts: Mutex<Parts>,
 }
 
-/// Where a new part's bytes are to go. Dropping it gives the slot back.
+/// Where a new part's bytes are to go. Dropping it, everywhere it is held, gives the slot back.
 pub enum Claim<D: Disk> {
     /// To the part's slot in `data`.
-    Slot(SlotClaim<D>),
+    Slot(Arc<SlotClaim<D>>),
     /// To a file of their own.
     File,
 }
@@ -159,11 +159,11 @@ impl<D: Disk> Upload<D> {
             return Ok(Claim::File);
         }
         parts.filling.insert(number);
-        Ok(Claim::Slot(SlotClaim {
+        Ok(Claim::Slot(Arc::new(SlotClaim {
             upload: Arc::clone(self),
             number,
             offset_bytes,
-        }))
+        })))
     }
 
     /// Records a part whose bytes are durable. Durable on return. Errors: NoSuchUpload where

@@ -6,6 +6,7 @@
 //! was under way as before or as after it, whole.
 
 mod faults;
+mod late;
 mod ops;
 mod picture;
 mod scenarios;
