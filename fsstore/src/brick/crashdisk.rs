@@ -3,14 +3,16 @@
 //! after a chosen number of them the process is dead, and every further call fails. A chosen
 //! call of any kind can be made to fail.
 
+mod gate;
 mod world;
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
 use super::disk::{DirEntry, Disk, DiskFile, FileFacts, FileKind, Room};
+use gate::Gate;
 use world::{Id, ROOT};
 pub use world::{Model, Random, World};
 
@@ -60,36 +62,12 @@ struct Guarded {
 struct Shared {
     guarded: Mutex<Guarded>,
     abilities: Abilities,
-    stall: Mutex<Stall>,
-    released: Condvar,
-}
-
-/// A write that is kept waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stall {
-    None,
-    Next,
-    Waiting,
+    gate: Gate,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Guarded> {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_stall(&self) -> MutexGuard<'_, Stall> {
-        self.stall.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_where_stalled(&self) {
-        let mut stall = self.lock_stall();
-        if *stall == Stall::Next {
-            *stall = Stall::Waiting;
-            while *stall == Stall::Waiting {
-                let waited = self.released.wait(stall);
-                stall = waited.unwrap_or_else(PoisonError::into_inner);
-            }
-        }
     }
 }
 
@@ -132,26 +110,14 @@ impl CrashDisk {
                     failed: None,
                 }),
                 abilities,
-                stall: Mutex::new(Stall::None),
-                released: Condvar::new(),
+                gate: Gate::default(),
             }),
         }
     }
 
-    /// Keeps the next write waiting until [`Self::release`].
-    pub fn stall_next_write(&self) {
-        *self.shared.lock_stall() = Stall::Next;
-    }
-
-    /// Whether a write is kept waiting.
-    pub fn is_stalled(&self) -> bool {
-        *self.shared.lock_stall() == Stall::Waiting
-    }
-
-    /// Lets the write go on.
-    pub fn release(&self) {
-        *self.shared.lock_stall() = Stall::None;
-        self.shared.released.notify_all();
+    /// The gate that writes pass.
+    pub fn gate(&self) -> &Gate {
+        &self.shared.gate
     }
 
     /// Lets the process die after so many more calls that change or sync anything.
@@ -467,7 +433,7 @@ impl DiskFile for Handle {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.shared.wait_where_stalled();
+        self.shared.gate.pass();
         begin(&self.shared, "write_at", true)?
             .world
             .write(self.id, offset as usize, bytes)

@@ -35,12 +35,12 @@ async fn a_dropped_part_writes_into_no_other() {
         .stage_part(&at("b:k"), &id, number, options)
         .await
         .unwrap();
-    disk.stall_next_write();
+    disk.gate().close();
     dropped
         .write(Bytes::from(Body(300_000, 2).bytes()))
         .await
         .unwrap();
-    while !disk.is_stalled() {
+    while !disk.gate().has_caught() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     drop(dropped);
@@ -48,7 +48,7 @@ async fn a_dropped_part_writes_into_no_other() {
     let again = Op::Part("b:k", 2, Body(MIN_PART, 3));
     again.run(&brick).await.remove(0).unwrap();
     let changes = disk.counts().0;
-    disk.release();
+    disk.gate().open();
     while disk.counts().0 == changes {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

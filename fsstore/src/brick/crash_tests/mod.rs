@@ -9,5 +9,6 @@ mod faults;
 mod late;
 mod ops;
 mod picture;
+mod random;
 mod scenarios;
 mod scene;
