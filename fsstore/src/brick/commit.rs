@@ -138,6 +138,8 @@ where
     }
 
     fn answer(self: Box<Self>, failure: Option<StoreError>) {
+        // What a job that never ran holds is given back before its caller goes on.
+        drop(self.act);
         let result = match (failure, self.result) {
             // A job that changed nothing owes nothing to the disk.
             (Some(_), Some(Err(e))) => Err(e),
