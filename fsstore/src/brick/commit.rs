@@ -51,6 +51,8 @@ struct Changed<D: Disk> {
     dirs: Vec<Arc<D::Dir>>,
     files: Vec<Arc<D::File>>,
     later: Vec<Box<dyn FnOnce() + Send>>,
+    /// Why a job could not settle: the group's syncs are not tried again.
+    unsettled: Option<StoreError>,
 }
 
 impl<D: Disk> Turn<'_, D> {
@@ -75,7 +77,10 @@ impl<D: Disk> Turn<'_, D> {
     /// happens where the answer does not wait for stable storage.
     pub fn settle(&mut self) -> Result<()> {
         if self.durable {
-            sync_after(self.disk, self.changed)?;
+            if let Err(e) = sync_after(self.disk, self.changed) {
+                self.changed.unsettled = Some(same_failure(&e));
+                return Err(e);
+            }
             self.changed.dirs.clear();
             self.changed.files.clear();
         }
@@ -280,6 +285,7 @@ fn commit_group<D: Disk>(
         },
         files: Vec::new(),
         later: Vec::new(),
+        unsettled: None,
     };
     for job in &mut ready {
         let mut turn = Turn {
@@ -293,10 +299,9 @@ fn commit_group<D: Disk>(
             tracing::error!("a change panicked half-way");
         }
     }
-    let failure = if durable {
-        sync_after(disk, &changed).err()
-    } else {
-        None
+    let failure = match changed.unsettled.take() {
+        None if durable => sync_after(disk, &changed).err(),
+        unsettled => unsettled,
     };
     match failure {
         Some(_) => *unsynced = changed.dirs,

@@ -354,7 +354,7 @@ impl<D: Disk> Inner<D> {
         };
         let file = Arc::new(file);
         self.stamps.changing(found.facts.ino);
-        let changed = self.write_patch(&file, &found.facts, &mut record, now);
+        let changed = self.write_patch(turn, &file, &found.facts, &mut record, now);
         let facts = file.facts().map_err(failed("look at an object"))?;
         // Whatever was done, we did it.
         self.stamps.note(&facts);
@@ -391,9 +391,10 @@ impl<D: Disk> Inner<D> {
         Ok(())
     }
 
-    /// The record first: until the file has the new time it holds for the old one as well.
+    /// The record first, durably: until the file has the new time it holds for the old one as well.
     fn write_patch(
         &self,
+        turn: &mut Turn<'_, D>,
         file: &Arc<D::File>,
         facts: &super::disk::FileFacts,
         record: &mut Record,
@@ -401,9 +402,12 @@ impl<D: Disk> Inner<D> {
     ) -> Result<()> {
         self.tree.records.save(file, facts, record)?;
         match now {
-            Some(now) => file
-                .set_modified(now.0)
-                .map_err(failed("set a file's time")),
+            Some(now) => {
+                turn.changed_file(file);
+                turn.settle()?;
+                file.set_modified(now.0)
+                    .map_err(failed("set a file's time"))
+            }
             None => Ok(()),
         }
     }
