@@ -21,6 +21,9 @@ use crate::body::error::digest_name;
 use crate::conditions::MalformedHeader;
 use crate::s3::respond::iso_time;
 
+/// Longest chain of causes that is logged.
+const MAX_CAUSES: usize = 16;
+
 /// An answer that is an error: code, status, message, further XML fields and headers.
 /// One word wide, so that results of handlers stay small.
 #[derive(Debug)]
@@ -98,6 +101,24 @@ impl S3Error {
     pub fn cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.cause = Some(cause.into());
         self
+    }
+
+    /// What it came from and what that came from, down to the system's own error, for the log.
+    pub fn causes(&self) -> Option<String> {
+        let mut cause = std::error::Error::source(self)?;
+        let mut text = cause.to_string();
+        for _ in 1..MAX_CAUSES {
+            let Some(next) = cause.source() else {
+                break;
+            };
+            let said = next.to_string();
+            if !text.ends_with(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = next;
+        }
+        Some(text)
     }
 
     /// Its code.
@@ -386,6 +407,21 @@ mod tests {
         assert_eq!(error.code(), S3Code::InternalError);
         assert!(std::error::Error::source(&error).is_some());
         assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn the_log_is_told_the_whole_chain_of_causes() {
+        let errno = std::io::Error::from_raw_os_error(28);
+        let text = errno.to_string();
+        let error = S3Code::InternalError.with("x").cause(StoreError::Io {
+            action: "sync a file",
+            source: errno,
+        });
+        let causes = error.causes().unwrap();
+        assert!(causes.ends_with(&text), "{causes}");
+        assert!(causes.len() > text.len(), "{causes}");
+        assert_eq!(causes.matches(&text).count(), 1, "{causes}");
+        assert_eq!(S3Error::from(S3Code::NoSuchKey).causes(), None);
     }
 
     #[test]

@@ -217,7 +217,7 @@ fn name_what_is_missing(error: S3Error, operation: Option<&Operation>) -> S3Erro
 
 fn log_failure(error: &S3Error, id: RequestId) {
     if error.status().is_server_error() && error.code() != S3Code::NotImplemented {
-        let cause = std::error::Error::source(error).map(ToString::to_string);
+        let cause = error.causes();
         tracing::error!(request_id = %id, code = %error.code(), cause, "request failed");
     }
 }
