@@ -29,15 +29,12 @@ FILES = ["s3tests/functional/test_s3.py", "s3tests/functional/test_headers.py"]
 CASE_LIMIT_S = 120
 RUN_LIMIT_S = 3600
 
-# Section of the suite's configuration: account of the user.
-USERS = {
-    "s3 main": "main",
-    "s3 alt": "main",
-    "s3 tenant": "tenant",
-    "iam": "main",
-    "iam root": "root1",
-    "iam alt root": "root2",
-}
+# Cases that real AWS is known to pass, less those that need a second, foreign S3 service.
+MARKS = "not fails_on_aws and not cloud_transition and not cloud_restore"
+
+# Sections of the suite's configuration, a user each. All are of one account: the suite looks for
+# buckets of each before and after every case, and only the default account has a volume so far.
+USERS = ["s3 main", "s3 alt", "s3 tenant", "iam", "iam root", "iam alt root"]
 
 
 def keys_of(section):
@@ -49,10 +46,10 @@ def keys_of(section):
 def server_config():
     """`[[user]]` tables for our server."""
     tables = []
-    for section, account in USERS.items():
+    for section in USERS:
         name, access, secret = keys_of(section)
         keys = f'[{{ access_key = "{access}", secret_key = "{secret}" }}]'
-        tables.append(f'[[user]]\nname = "{name}"\naccount = "{account}"\nkeys = {keys}\n')
+        tables.append(f'[[user]]\nname = "{name}"\nkeys = {keys}\n')
     return "".join(tables)
 
 
@@ -60,14 +57,14 @@ def suite_config(server):
     """The configuration that the suite reads; owners are asked of the server."""
     text = f"[DEFAULT]\nhost = {server.host}\nport = {server.port}\nis_secure = False\nssl_verify = False\n\n"
     text += "[fixtures]\nbucket prefix = s3t-{random}-\n\n"
-    for section, account in USERS.items():
+    for section in USERS:
         name, access, secret = keys_of(section)
         owner = clients.boto(server, access_key=access, secret_key=secret).list_buckets()["Owner"]
         text += (
             f"[{section}]\ndisplay_name = {owner.get('DisplayName', name)}\nuser_id = {owner['ID']}\n"
             f"email = {name}@example.com\naccess_key = {access}\nsecret_key = {secret}\n"
         )
-        text += f"tenant = {account}\n\n" if section == "s3 tenant" else "\n"
+        text += "tenant =\n\n" if section == "s3 tenant" else "\n"
     return text
 
 
@@ -92,7 +89,7 @@ def run_suite(checkout, words):
     try:
         (home / "s3tests.conf").write_text(suite_config(server))
         env = plain_env(home, S3TEST_CONF=str(home / "s3tests.conf"), PYTHONDONTWRITEBYTECODE="1")
-        flags = ["-q", "-p", "no:cacheprovider", "--tb=short", f"--timeout={CASE_LIMIT_S}", f"--junit-xml={report}"]
+        flags = ["-q", "-p", "no:cacheprovider", "--tb=short", f"--timeout={CASE_LIMIT_S}", f"--junit-xml={report}", "-m", MARKS]
         command = [suite_python(checkout), "-m", "pytest", *flags, *FILES, *words]
         with open(home / "suite.log", "wb") as log:
             subprocess.run(command, cwd=checkout, env=env, stdout=log, stderr=log, timeout=RUN_LIMIT_S)
