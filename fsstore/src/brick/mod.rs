@@ -301,7 +301,10 @@ impl<D: Disk> Inner<D> {
         let above = above.filter_map(|key| ObjectKey::parse(key).ok());
         for key in above.chain([key.clone()]) {
             let at = Locator::new(bucket.clone(), key);
-            if let Some(found) = self.tree.find(&at)? {
+            // A marker's inode number is one of the past, maybe another file's by now.
+            if let Some(found) = self.tree.find(&at)?
+                && found.file.is_some()
+            {
                 self.stamps.note(&found.facts);
             }
             self.reconcile(&at)?;

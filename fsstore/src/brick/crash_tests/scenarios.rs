@@ -79,6 +79,8 @@ scenes! {
         on narrow();
     records_beside_the_file: [] => [Put("b:k", Body(10, 1), 900), Put("b:k", Body(20, 2), 1_200), Tag("b:k", 30), Put("b:k", Body(30, 3), 0), Remove("b:k")]
         on narrow(), without_xattrs();
+    a_marker_whose_inode_number_another_file_has: [Put("b:m/", Body(0, 0), 0), Put("b:k", Body(10, 1), 0)] => [Put("b:m/", Body(0, 0), 60)]
+        on Abilities::default();
     a_marker_with_a_record_beside_it: [] => [Put("b:m/", Body(0, 0), 900), Put("b:m/", Body(0, 0), 1_200), Remove("b:m/")]
         on narrow();
     copies: [Put("b:k", Body(300_000, 1), 90)] => [Copy("b:k", "b:c/d"), Copy("b:c/d", "b:k")]
