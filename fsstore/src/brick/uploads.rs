@@ -229,7 +229,8 @@ impl<D: Disk> Uploads<D> {
 fn is_over<D: Disk>(tree: &Tree<D>, bucket: &str, name: &str, dir: &D::Dir) -> Result<bool> {
     let fail = failed("look at an upload");
     let data = absent_is_none(tree.disk.stat(dir, DATA)).map_err(&fail)?;
-    if data.is_none_or(|facts| facts.link_count > 1) {
+    let parts = absent_is_none(tree.disk.stat(dir, PARTS)).map_err(&fail)?;
+    if data.is_none_or(|facts| facts.link_count > 1) || parts.is_none() {
         return Ok(true);
     }
     let (Ok(bucket), Ok(id)) = (BucketName::parse(bucket), UploadId::parse(name)) else {
