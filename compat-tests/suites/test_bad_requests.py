@@ -177,6 +177,16 @@ def test_transfer_encoding_chunked(server, s3, bucket, path, unharmed, is_whole)
         unharmed()
 
 
+@pytest.mark.parametrize("payload_hash", ["UNSIGNED-PAYLOAD", rawhttp.EMPTY_SHA256], ids=["unsigned", "signed"])
+def test_no_length_at_all(server, path, unharmed, payload_hash):
+    headers = rawhttp.sign(server, "PUT", path, None, payload_hash)
+    with rawhttp.connect(server) as connection:
+        connection.sendall(rawhttp.head_bytes("PUT", path, headers))
+        answer = rawhttp.read_answer(connection)
+    assert (answer.status, answer.code()) == (411, "MissingContentLength")
+    unharmed()
+
+
 def test_too_large_is_refused_at_once(server, path, unharmed):
     more = {"Content-Length": str(5 * 1024**3 + 1), "Expect": "100-continue"}
     headers = rawhttp.sign(server, "PUT", path, more, "UNSIGNED-PAYLOAD")
