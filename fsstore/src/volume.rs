@@ -35,7 +35,8 @@ pub enum Durability {
     /// Data, metadata and directory entry are on stable storage (the default).
     #[default]
     Strict,
-    /// Published and ordered, but a power loss may take the last seconds back.
+    /// Published in one step, but not synced: a power loss may take the last seconds back, or
+    /// leave names whose bytes are lost; their tags are in doubt until the bytes were read again.
     Relaxed,
 }
 
@@ -390,7 +391,8 @@ pub trait Staged: Send + 'static {
 
     /// Publishes the bytes at their key, as one step. Durable as the bucket says. Errors:
     /// LengthMismatch, DigestMismatch, PreconditionFailed, NoSuchBucket, MetadataTooLarge,
-    /// NoSpace, Io: then the old object stands untouched.
+    /// NoSpace: then the old object stands untouched. Io as well, but where the last sync fails:
+    /// then the old object stands or the new one, whole.
     fn commit(self, options: CommitOptions) -> impl Future<Output = Result<ObjectInfo>> + Send;
 }
 

@@ -30,6 +30,9 @@ pub struct Stamps(Cache<u64, i64>);
 /// Stands for whatever ctime a change of ours under way will lead to.
 const CHANGING: i64 = i64::MIN;
 
+/// A ctime that no file has.
+const DOUBTED: i64 = i64::MAX;
+
 impl Stamps {
     /// None known yet.
     pub fn new() -> Self {
@@ -50,6 +53,11 @@ impl Stamps {
     /// Notes that we are about to move a file's ctime.
     pub fn changing(&self, ino: u64) {
         self.0.insert(ino, CHANGING);
+    }
+
+    /// Doubts a file's digests until its bytes have been read again.
+    pub fn doubt(&self, ino: u64) {
+        self.0.insert(ino, DOUBTED);
     }
 
     /// Forgets a file.

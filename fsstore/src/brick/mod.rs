@@ -58,6 +58,7 @@ use crate::error::{Result, StoreError};
 use crate::keypath::RESERVED;
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
+use crate::volume::Durability;
 
 /// Objects that wait to be hashed; more are found again by the index.
 const MAX_SUSPECTS: usize = 4_096;
@@ -305,7 +306,11 @@ impl<D: Disk> Inner<D> {
             if let Some(found) = self.tree.find(&at)?
                 && found.file.is_some()
             {
-                self.stamps.note(&found.facts);
+                // Where nothing was synced, a name may have outlived its bytes.
+                match self.buckets.durability(bucket) {
+                    Durability::Strict => self.stamps.note(&found.facts),
+                    Durability::Relaxed => self.stamps.doubt(found.facts.ino),
+                }
             }
             self.reconcile(&at)?;
         }

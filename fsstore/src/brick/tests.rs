@@ -10,8 +10,8 @@ use crate::error::StoreError;
 use crate::name::{BucketName, ObjectKey, PartNumber};
 use crate::object::{Locator, ObjectInfo, PartClaim, Precondition};
 use crate::volume::{
-    CommitOptions, ComposeOptions, ListQuery, NewBucket, NewUpload, Object, StageOptions, Staged,
-    StagedPart, Volume,
+    CommitOptions, ComposeOptions, Durability, ListQuery, NewBucket, NewUpload, Object,
+    StageOptions, Staged, StagedPart, Volume,
 };
 
 struct TempBrick {
@@ -345,6 +345,40 @@ async fn links_inside_the_volume_are_followed_and_others_are_not() {
     let all = ["inside/x", "inside/y", "real/x", "real/y"];
     brick
         .eventually("both ways are listed", async |b| b.keys().await == all)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relaxed_tag_is_doubted_after_an_unclean_stop_until_the_bytes_are_read() {
+    let relaxed = |dir: &tempfile::TempDir| {
+        let mut options = BrickOptions::new(dir.path());
+        options.durability.default = Durability::Relaxed;
+        options
+    };
+    let TempBrick { brick, dir } = TempBrick::new().await;
+    brick.close().await.unwrap();
+    drop(brick);
+    let brick = Brick::open(relaxed(&dir)).await.unwrap();
+    let brick = TempBrick { brick, dir };
+    let info = brick.put("k", b"bytes").await;
+    let TempBrick { brick, dir } = brick;
+    // Not closed: the intent log stays, as after a power loss.
+    drop(brick);
+    let brick = Brick::open(relaxed(&dir)).await.unwrap();
+    let brick = TempBrick { brick, dir };
+    assert!(
+        brick
+            .brick
+            .stat(&at("k"))
+            .await
+            .unwrap()
+            .etag
+            .is_provisional()
+    );
+    brick
+        .eventually("its tag is back", async |b| {
+            b.brick.stat(&at("k")).await.unwrap().etag == info.etag
+        })
         .await;
 }
 
