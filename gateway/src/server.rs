@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -357,8 +358,32 @@ impl<H: Handler> Service<Request<hyper::body::Incoming>> for ForPeer<H> {
         {
             request.extensions_mut().insert(outbox.clone());
         }
-        self.stack.call(request, self.peer)
+        if !waits_to_send(&request) {
+            return self.stack.call(request, self.peer);
+        }
+        let begun = request.body_mut().begun();
+        let answer = self.stack.call(request, self.peer);
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            if !begun.load(Ordering::Relaxed) {
+                // The client may leave its body out now, or send it all the same. Nobody can tell
+                // that body from the next request, so there must be no next request.
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok(answer)
+        })
     }
+}
+
+/// True where an HTTP/1 client holds its body back until it is told to go on. Source: RFC 9110
+/// section 10.1.1.
+fn waits_to_send<B>(request: &Request<B>) -> bool {
+    request.version() <= http::Version::HTTP_11
+        && request
+            .headers()
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Gives an HTTP/2 request the Host that its `:authority` stands for: doors read signatures and

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -158,6 +160,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for GuardedIo<I> {
 pub struct GuardedBody<B> {
     body: B,
     timer: StallTimer,
+    /// Told when the body is first asked for, where somebody wants to know.
+    begun: Option<Arc<AtomicBool>>,
 }
 
 impl<B> GuardedBody<B> {
@@ -165,7 +169,14 @@ impl<B> GuardedBody<B> {
         Self {
             body,
             timer: StallTimer::new(stall),
+            begun: None,
         }
+    }
+
+    /// Becomes true when the body is first asked for: that is when a client that sent
+    /// `Expect: 100-continue` is told to go on.
+    pub(super) fn begun(&mut self) -> Arc<AtomicBool> {
+        Arc::clone(self.begun.get_or_insert_default())
     }
 }
 
@@ -177,6 +188,9 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for GuardedBody<
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(begun) = self.begun.take() {
+            begun.store(true, Ordering::Relaxed);
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.timer.stop();
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));

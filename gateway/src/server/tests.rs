@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::tls::{Certificates, server_config};
 
-/// `/panic` panics, `/slow` takes 200 ms, `/forever` never answers, `/echo` gives the body
+/// `/panic` panics, `/refuse` leaves the body alone, `/slow` takes 200 ms, `/forever` never answers, `/echo` gives the body
 /// back, `/host` the Host; the answer's header `peer` says whether TLS is spoken.
 #[derive(Clone)]
 struct Door;
@@ -25,6 +25,7 @@ impl Handler for Door {
         let bytes = match path.as_str() {
             "/host" => Bytes::copy_from_slice(request.headers()["host"].as_bytes()),
             "/panic" => panic!("as asked"),
+            "/refuse" => Bytes::from_static(b"refused"),
             "/forever" => std::future::pending().await,
             "/slow" => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -219,6 +220,24 @@ async fn a_body_that_stands_still_reaches_the_handler_as_an_error() {
         .raw("PUT /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc")
         .await;
     assert!(answer.contains("sent nothing for 50ms"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_held_back_and_not_asked_for_ends_the_connection() {
+    let server = Running::plain().await;
+    let next = "GET /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let put = |path| {
+        format!(
+            "PUT {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-Continue\r\n\r\n"
+        )
+    };
+    let answer = server.raw(&(put("/refuse") + next)).await;
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+
+    let answer = server.raw(&(put("/echo") + "ab" + next)).await;
+    assert!(answer.contains("HTTP/1.1 100 Continue"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
 }
 
 /// A self-signed certificate for localhost, served, and the client's trust in it.
