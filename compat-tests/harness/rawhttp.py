@@ -60,9 +60,9 @@ def connect(server):
     return connection
 
 
-def read_answer(connection, has_body=True):
-    """Reads one answer; None where the server only closes."""
-    stream = connection.makefile("rb")
+def read_answer(connection, has_body=True, stream=None):
+    """Reads one answer; None where the server only closes. More than one needs the same `stream`."""
+    stream = stream or connection.makefile("rb")
     line = stream.readline()
     if not line:
         return None

@@ -89,7 +89,16 @@ def run_suite(checkout, words):
     try:
         (home / "s3tests.conf").write_text(suite_config(server))
         env = plain_env(home, S3TEST_CONF=str(home / "s3tests.conf"), PYTHONDONTWRITEBYTECODE="1")
-        flags = ["-q", "-p", "no:cacheprovider", "--tb=short", f"--timeout={CASE_LIMIT_S}", f"--junit-xml={report}", "-m", MARKS]
+        flags = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--tb=short",
+            f"--timeout={CASE_LIMIT_S}",
+            f"--junit-xml={report}",
+            "-m",
+            MARKS,
+        ]
         command = [suite_python(checkout), "-m", "pytest", *flags, *FILES, *words]
         with open(home / "suite.log", "wb") as log:
             subprocess.run(command, cwd=checkout, env=env, stdout=log, stderr=log, timeout=RUN_LIMIT_S)

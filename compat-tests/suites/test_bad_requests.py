@@ -81,6 +81,30 @@ def test_expect_100_is_not_answered_where_a_condition_fails(server, path, unharm
     unharmed()
 
 
+def test_a_body_never_sent_is_not_cut_out_of_the_next_request(server, path):
+    """A client whose 100-continue is refused goes on with its next request on the same connection."""
+    more = {"Content-Length": "2", "Expect": "100-continue", "If-None-Match": "*"}
+    put = rawhttp.head_bytes("PUT", path, rawhttp.sign(server, "PUT", path, more, "UNSIGNED-PAYLOAD"))
+    get = rawhttp.head_bytes("GET", path, rawhttp.sign(server, "GET", path))
+    answered = 0
+    for _ in range(1000):
+        with rawhttp.connect(server) as connection:
+            stream = connection.makefile("rb")
+            connection.sendall(put)
+            refused = rawhttp.read_answer(connection, stream=stream)
+            assert refused.status == 412
+            if refused.headers.get("connection") == "close":
+                continue
+            try:
+                connection.sendall(get)
+                got = rawhttp.read_answer(connection, stream=stream)
+            except ConnectionError:
+                continue
+            if got is not None:
+                answered += 1
+                assert (got.status, got.body) == (200, OLD), f"after {answered} good ones: {got.code()}"
+
+
 @pytest.mark.parametrize("sent", [0, 10, 700 * KIB])
 def test_client_gone_in_mid_body(server, path, unharmed, sent):
     headers = rawhttp.sign(server, "PUT", path, {"Content-Length": str(MIB)}, "UNSIGNED-PAYLOAD")
