@@ -202,22 +202,20 @@ fn string_to_sign(parts: &Parts, date: &str, bucket: Option<&str>, path: &str) -
 /// `name:value` of each x-amz-* header, sorted, values of one name joined by commas. Presigned
 /// requests carry such headers in their query (botocore/auth.py, HmacV1QueryAuth).
 fn push_amz_headers(out: &mut Vec<u8>, headers: &HeaderMap, query: &str) {
-    let mut fields: Vec<(&str, Cow<'_, [u8]>)> = headers
+    let mut fields: Vec<(Cow<'_, str>, Cow<'_, [u8]>)> = headers
         .iter()
-        .map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_bytes())))
+        .map(|(name, value)| (name.as_str().into(), Cow::Borrowed(value.as_bytes())))
         .collect();
     fields.extend(query.split('&').map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (
-            name,
-            Cow::Owned(decode_value(value).into_owned().into_bytes()),
-        )
+        let value = decode_value(value).into_owned().into_bytes();
+        (decode_value(name), Cow::Owned(value))
     }));
     fields.retain(|(name, _)| name.starts_with("x-amz-"));
-    fields.sort_by_key(|(name, _)| *name);
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut before = "";
     for (name, value) in &fields {
-        if *name == before {
+        if name == before {
             out.pop();
             out.push(b',');
         } else {
@@ -230,17 +228,18 @@ fn push_amz_headers(out: &mut Vec<u8>, headers: &HeaderMap, query: &str) {
     }
 }
 
-/// The signed parameters of a query, sorted by name; values decoded.
+/// The signed parameters of a query, sorted by name; names and values decoded. Requests are routed
+/// by decoded names, so that an encoded one must be signed as what it stands for.
 fn push_subresources(out: &mut Vec<u8>, query: &str) {
-    let mut signed: Vec<(&str, Option<&str>)> = query
+    let mut signed: Vec<(Cow<'_, str>, Option<&str>)> = query
         .split('&')
         .map(|pair| match pair.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (pair, None),
+            Some((name, value)) => (decode_value(name), Some(value)),
+            None => (decode_value(pair), None),
         })
-        .filter(|(name, _)| SIGNED_PARAMETERS.binary_search(name).is_ok())
+        .filter(|(name, _)| SIGNED_PARAMETERS.binary_search(&name.as_ref()).is_ok())
         .collect();
-    signed.sort_by_key(|(name, _)| *name);
+    signed.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (index, (name, value)) in signed.into_iter().enumerate() {
         out.push(if index == 0 { b'?' } else { b'&' });
         out.extend_from_slice(name.as_bytes());
@@ -249,5 +248,43 @@ fn push_subresources(out: &mut Vec<u8>, query: &str) {
             out.push(b'=');
             out.extend_from_slice(decode_value(value).as_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subresources(query: &str) -> String {
+        let mut out = Vec::new();
+        push_subresources(&mut out, query);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_signed_parameters_are_sorted() {
+        assert!(SIGNED_PARAMETERS.is_sorted());
+    }
+
+    #[test]
+    fn an_encoded_name_is_signed_as_what_it_stands_for() {
+        for name in SIGNED_PARAMETERS {
+            let all: String = name.bytes().map(|b| format!("%{b:02x}")).collect();
+            let first = format!("%{:02X}{}", name.as_bytes()[0], &name[1..]);
+            for encoded in [all, first] {
+                assert_eq!(subresources(&encoded), format!("?{name}"));
+                let query = format!("x=1&{encoded}=a%20b&y");
+                assert_eq!(subresources(&query), format!("?{name}=a b"));
+            }
+        }
+        // Sorted as decoded.
+        assert_eq!(subresources("%75ploadId=1&acl"), "?acl&uploadId=1");
+    }
+
+    #[test]
+    fn an_encoded_amz_parameter_is_signed() {
+        let mut out = Vec::new();
+        push_amz_headers(&mut out, &HeaderMap::new(), "a&%78-amz-acl=private");
+        assert_eq!(out, b"x-amz-acl:private\n");
     }
 }

@@ -380,6 +380,30 @@ fn the_v2_presigned_example_expires() {
 }
 
 #[test]
+fn a_v2_presigned_request_takes_no_subresource_under_an_encoded_name() {
+    let good = format!(
+        "/photos/puppy.jpg?AWSAccessKeyId={KEY}&Signature=NpgCjnDzrM%2BWFzoENXmpNDUsSn8%3D\
+         &Expires=1175139620"
+    );
+    let now = Timestamp::from_secs(1_175_139_620);
+    for added in ["acl", "%61cl", "ac%6C=", "%75ploadId=1", "%74agging"] {
+        let uri = format!("{good}&{added}");
+        let parts = request("GET", &uri, &[("host", "johnsmith.s3.amazonaws.com")]);
+        let error = check(&parts, now).unwrap_err();
+        assert_eq!(error, AuthError::SignatureDoesNotMatch, "{added}");
+    }
+}
+
+#[test]
+fn a_v4_presigned_request_takes_no_parameter_more() {
+    for added in ["acl", "%61cl", "ac%6C=", "x=1", "X-Amz-Signatur%65=1"] {
+        let parts = request("GET", &format!("{PRESIGNED}&{added}"), &[HOST]);
+        let error = check(&parts, MAY_24).unwrap_err();
+        assert_eq!(error, AuthError::SignatureDoesNotMatch, "{added}");
+    }
+}
+
+#[test]
 fn v2_dates_are_answered_as_s3_does() {
     let sent = |date: &str| {
         let authorization = format!("AWS {KEY}:x");

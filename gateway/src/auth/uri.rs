@@ -121,7 +121,7 @@ pub(super) fn has_parameter(query: &str, name: &str) -> bool {
         .any(|pair| pair.split_once('=').map_or(pair, |(found, _)| found) == name)
 }
 
-/// Percent-decodes a query's value; what is not UTF-8 becomes U+FFFD.
+/// Percent-decodes a query's name or value; what is not UTF-8 becomes U+FFFD.
 pub(super) fn decode_value(value: &str) -> Cow<'_, str> {
     if !value.bytes().any(|b| matches!(b, b'%' | b'+')) {
         return Cow::Borrowed(value);
