@@ -32,10 +32,13 @@ struct InfoRecord {
     checksum: Option<(DigestAlgorithm, ChecksumKind)>,
 }
 
+/// An upload's place: an id is nothing in another bucket than its own.
+type Place = (BucketName, UploadId);
+
 /// The uploads of one volume.
 pub struct Uploads<D: Disk> {
-    active: Mutex<HashMap<UploadId, Weak<Upload<D>>>>,
-    idle: Cache<UploadId, Arc<Upload<D>>>,
+    active: Mutex<HashMap<Place, Weak<Upload<D>>>>,
+    idle: Cache<Place, Arc<Upload<D>>>,
     /// Completed, but their files could not be removed: the next start removes them.
     left: Mutex<BTreeSet<UploadId>>,
 }
@@ -112,21 +115,22 @@ impl<D: Disk> Uploads<D> {
         key: &ObjectKey,
         id: &UploadId,
     ) -> Result<Arc<Upload<D>>> {
-        let upload = match self.idle.get(id) {
+        let place = (bucket.clone(), id.clone());
+        let upload = match self.idle.get(&place) {
             Some(upload) => upload,
             None => {
                 // Held while loading: two requests must not each have their own state.
                 let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-                let upload = match active.get(id).and_then(Weak::upgrade) {
+                let upload = match active.get(&place).and_then(Weak::upgrade) {
                     Some(upload) => upload,
                     None => {
                         let upload = Arc::new(load(tree, bucket, id)?);
                         active.retain(|_, known| known.strong_count() > 0);
-                        active.insert(id.clone(), Arc::downgrade(&upload));
+                        active.insert(place.clone(), Arc::downgrade(&upload));
                         upload
                     }
                 };
-                self.idle.insert(id.clone(), Arc::clone(&upload));
+                self.idle.insert(place, Arc::clone(&upload));
                 upload
             }
         };
@@ -149,11 +153,12 @@ impl<D: Disk> Uploads<D> {
 
     /// Removes an ended upload's files.
     pub fn remove(&self, tree: &Tree<D>, bucket: &BucketName, id: &UploadId) -> Result<()> {
-        self.idle.remove(id);
+        let place = (bucket.clone(), id.clone());
+        self.idle.remove(&place);
         self.active
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(id);
+            .remove(&place);
         remove_files(tree, bucket.as_str(), id.as_str())
     }
 
@@ -161,7 +166,7 @@ impl<D: Disk> Uploads<D> {
     pub fn remove_all(&self, tree: &Tree<D>, bucket: &BucketName) -> Result<()> {
         for name in names_in(tree, &tree.own.uploads, bucket.as_str())? {
             if let Ok(id) = UploadId::parse(&name) {
-                if let Some(upload) = self.idle.get(&id) {
+                if let Some(upload) = self.idle.get(&(bucket.clone(), id.clone())) {
                     upload.end();
                 }
                 self.remove(tree, bucket, &id)?;

@@ -74,7 +74,7 @@ macro_rules! volume_contract {
                 parts_of_any_size_are_put_together, an_empty_part_is_an_object,
                 an_aborted_upload_is_gone, completing_twice_answers_the_same,
                 a_completed_upload_is_gone_with_its_object, an_upload_is_of_its_key,
-                a_bad_part_leaves_the_old_one, a_refused_completion_leaves_the_upload,
+                an_upload_is_of_its_bucket, a_bad_part_leaves_the_old_one, a_refused_completion_leaves_the_upload,
                 one_of_two_completions_wins, ranges_are_copied_into_parts,
                 uploads_reach_every_kind_of_key, an_upload_keeps_its_attributes;
             upload_lists: parts_are_listed_in_pages, uploads_are_listed_in_pages,

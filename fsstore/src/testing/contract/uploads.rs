@@ -7,10 +7,11 @@ use bytes::Bytes;
 use super::{Subject, assert_refused, digest, part_claim, read_all};
 use crate::checksum::digest_of;
 use crate::error::{FailedCondition, StoreError};
-use crate::name::{ETag, ObjectKey, PartNumber, UploadId};
+use crate::name::{BucketName, ETag, ObjectKey, PartNumber, UploadId};
 use crate::object::{Attributes, DigestAlgorithm, ETagMatch, Locator, PartInfo, Precondition};
 use crate::volume::{
-    ComposeOptions, MIN_PART_LEN_BYTES, NewUpload, Object, StageOptions, StagedPart, Volume,
+    ComposeOptions, MIN_PART_LEN_BYTES, NewBucket, NewUpload, Object, StageOptions, StagedPart,
+    Volume,
 };
 
 const MIN: usize = MIN_PART_LEN_BYTES as usize;
@@ -297,6 +298,29 @@ pub async fn an_upload_is_of_its_key<V: Volume>(volume: Arc<V>) {
     }
     let info = on.volume.upload(&on.at("k"), &id).await.unwrap();
     assert_eq!((info.id, info.key), (id, ObjectKey::parse("k").unwrap()));
+}
+
+pub async fn an_upload_is_of_its_bucket<V: Volume>(volume: Arc<V>) {
+    let on = Subject::new(volume).await;
+    let other = BucketName::parse("other-bucket").unwrap();
+    let new = NewBucket::default();
+    on.volume.create_bucket(&other, new).await.unwrap();
+    let there = Subject {
+        volume: Arc::clone(&on.volume),
+        bucket: other,
+    };
+    let id = on.begin("k", NewUpload::default()).await;
+    // Before the upload was used, and after: what is remembered of it is of its bucket too.
+    assert_upload_gone(&there, &there.at("k"), &id).await;
+    let part = on.part("k", &id, 1, b"1").await;
+    assert_upload_gone(&there, &there.at("k"), &id).await;
+    let completed = there.try_complete("k", &id, &[&part]).await;
+    assert_refused!(completed, StoreError::NoSuchUpload);
+    there.assert_absent("k").await;
+    on.try_complete("k", &id, &[&part]).await.unwrap();
+    assert_eq!(on.get("k").await, b"1");
+    let completed = there.try_complete("k", &id, &[&part]).await;
+    assert_refused!(completed, StoreError::NoSuchUpload);
 }
 
 pub async fn a_bad_part_leaves_the_old_one<V: Volume>(volume: Arc<V>) {
