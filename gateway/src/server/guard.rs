@@ -63,21 +63,50 @@ impl StallTimer {
     }
 }
 
-/// A connection whose first byte must come, and whose writes must move, within a time. Reads
-/// after the first byte are not timed here: a request that the server works on for long has
-/// nothing to read.
+/// What an HTTP/2 client begins with. Source: RFC 9113 section 3.4.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection that must begin, and whose writes must move, within a time. It has begun when
+/// its bytes tell which HTTP it speaks: they are all of the HTTP/2 preface, or differ from it.
+/// Until then nothing in hyper runs a timer. Reads after that are not timed here: a request that
+/// the server works on for long has nothing to read.
 #[derive(Debug)]
 pub(super) struct GuardedIo<I> {
     io: I,
-    first_read: Option<StallTimer>,
+    beginning: Option<Beginning>,
     writes: StallTimer,
 }
 
+/// A connection that has not begun. Its timer is never stopped: bytes sent one by one gain no
+/// time.
+#[derive(Debug)]
+struct Beginning {
+    timer: StallTimer,
+    /// What is missing of the preface.
+    preface: &'static [u8],
+}
+
+impl Beginning {
+    /// Takes the bytes of one read. True where they leave open which HTTP is spoken.
+    fn goes_on_with(&mut self, bytes: &[u8]) -> bool {
+        match self.preface.strip_prefix(bytes) {
+            Some(missing) if !bytes.is_empty() && !missing.is_empty() => {
+                self.preface = missing;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 impl<I> GuardedIo<I> {
-    pub(super) fn new(io: I, first_byte: Duration, stall: Duration) -> Self {
+    pub(super) fn new(io: I, beginning: Duration, stall: Duration) -> Self {
         Self {
             io,
-            first_read: Some(StallTimer::new(first_byte)),
+            beginning: Some(Beginning {
+                timer: StallTimer::new(beginning),
+                preface: H2_PREFACE,
+            }),
             writes: StallTimer::new(stall),
         }
     }
@@ -106,14 +135,18 @@ impl<I: AsyncRead + Unpin> AsyncRead for GuardedIo<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Poll::Ready(outcome) = Pin::new(&mut self.io).poll_read(cx, buf) {
-            self.first_read = None;
+        let this = &mut *self;
+        let before = buf.filled().len();
+        if let Poll::Ready(outcome) = Pin::new(&mut this.io).poll_read(cx, buf) {
+            let read = &buf.filled()[before..];
+            this.beginning
+                .take_if(|beginning| outcome.is_err() || !beginning.goes_on_with(read));
             return Poll::Ready(outcome);
         }
-        let Some(timer) = &mut self.first_read else {
+        let Some(beginning) = &mut this.beginning else {
             return Poll::Pending;
         };
-        ready!(timer.poll_expired(cx));
+        ready!(beginning.timer.poll_expired(cx));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
             "the client sends no request",
@@ -263,16 +296,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_after_the_first_byte_are_not_timed() {
+    async fn a_preface_that_never_ends_is_given_up_however_slowly_it_comes() {
+        for len in 1..H2_PREFACE.len() {
+            let (ours, mut theirs) = tokio::io::duplex(64);
+            let mut io = GuardedIo::new(ours, SHORT, LONG);
+            theirs.write_all(&H2_PREFACE[..len]).await.unwrap();
+            let error = io.read_to_end(&mut Vec::new()).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{len}");
+        }
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut io = GuardedIo::new(ours, SHORT, SHORT);
-        theirs.write_all(b"a").await.unwrap();
-        assert_eq!(io.read_u8().await.unwrap(), b'a');
+        let mut io = GuardedIo::new(ours, SHORT * 4, LONG);
         tokio::spawn(async move {
-            tokio::time::sleep(SHORT * 4).await;
-            theirs.write_all(b"b").await.unwrap();
+            for byte in H2_PREFACE {
+                let _ = theirs.write_all(&[*byte]).await;
+                tokio::time::sleep(SHORT).await;
+            }
+            std::future::pending::<()>().await;
         });
-        assert_eq!(io.read_u8().await.unwrap(), b'b');
+        let error = io.read_exact(&mut [0; 24]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn reads_after_the_beginning_are_not_timed() {
+        for beginning in [&b"a"[..], b"PX", b"PRI * HTTP/2.1", H2_PREFACE] {
+            let (ours, mut theirs) = tokio::io::duplex(64);
+            let mut io = GuardedIo::new(ours, SHORT, SHORT);
+            theirs.write_all(beginning).await.unwrap();
+            io.read_exact(&mut vec![0; beginning.len()]).await.unwrap();
+            tokio::spawn(async move {
+                tokio::time::sleep(SHORT * 4).await;
+                theirs.write_all(b"b").await.unwrap();
+            });
+            assert_eq!(io.read_u8().await.unwrap(), b'b');
+        }
     }
 
     #[tokio::test]

@@ -207,6 +207,10 @@ async fn a_client_that_sends_no_headers_is_let_go() {
     assert_eq!(server.raw("").await, "");
     let half = server.raw("GET /echo HTTP/1.1\r\nhost:").await;
     assert!(!half.contains("200"), "{half}");
+    for beginning in ["P", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+        let ended = tokio::time::timeout(Duration::from_secs(5), server.raw(beginning));
+        assert_eq!(ended.await.unwrap(), "", "{beginning:?}");
+    }
 }
 
 #[tokio::test]
