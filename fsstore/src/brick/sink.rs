@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -20,11 +20,13 @@ use crate::volume::{MAX_PUT_LEN_BYTES, StageOptions};
 
 /// Longest body kept in memory until its end, in bytes.
 const SMALL_LEN_BYTES: usize = 128 << 10;
+/// A piece shorter than this is copied rather than held, in bytes.
+const SHORT_LEN_BYTES: usize = 16 << 10;
 /// Bytes gathered into one block for the lanes.
 const BLOCK_LEN_BYTES: usize = 256 << 10;
 /// A durable stage begins a sync after so many bytes, beside the writing of the next, so that
 /// disk and digests work at once and the commit has little left to wait for.
-const SYNC_STEP_LEN_BYTES: u64 = 8 << 20;
+const SYNC_STEP_LEN_BYTES: u64 = 4 << 20;
 /// Read at once when copying through the digests, in bytes.
 pub const COPY_STEP_LEN_BYTES: u64 = 1 << 20;
 
@@ -58,6 +60,39 @@ pub struct Taken<D: Disk> {
     pub long: bool,
 }
 
+/// Pieces of a body on their way into one block.
+#[derive(Default)]
+struct Gather {
+    pieces: Vec<Bytes>,
+    /// Short pieces, copied: each would hold a whole receive buffer of the connection.
+    short: BytesMut,
+    len_bytes: usize,
+}
+
+impl Gather {
+    fn push(&mut self, piece: Bytes) {
+        self.len_bytes += piece.len();
+        if piece.len() < SHORT_LEN_BYTES {
+            self.short.extend_from_slice(&piece);
+            return;
+        }
+        self.end_short();
+        self.pieces.push(piece);
+    }
+
+    fn end_short(&mut self) {
+        if !self.short.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.short).freeze());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.end_short();
+        self.len_bytes = 0;
+        std::mem::take(&mut self.pieces)
+    }
+}
+
 /// See the module.
 pub struct Sink<D: Disk> {
     disk: Arc<D>,
@@ -65,8 +100,7 @@ pub struct Sink<D: Disk> {
     options: StageOptions,
     durable: bool,
     len_bytes: u64,
-    block: Vec<Bytes>,
-    block_len_bytes: usize,
+    block: Gather,
     state: State<D>,
 }
 
@@ -194,8 +228,7 @@ impl<D: Disk> Sink<D> {
             options,
             durable,
             len_bytes: 0,
-            block: Vec::new(),
-            block_len_bytes: 0,
+            block: Gather::default(),
             state: State::Small,
         })
     }
@@ -224,13 +257,12 @@ impl<D: Disk> Sink<D> {
                 actual_bytes: self.len_bytes,
             });
         }
-        self.block_len_bytes += chunk.len();
         self.block.push(chunk);
         let limit = match self.state {
             State::Small => SMALL_LEN_BYTES,
             _ => BLOCK_LEN_BYTES,
         };
-        if self.block_len_bytes > limit {
+        if self.block.len_bytes > limit {
             self.push_block().await?;
         }
         Ok(())
@@ -240,8 +272,7 @@ impl<D: Disk> Sink<D> {
         if matches!(self.state, State::Small | State::Copied { .. }) {
             self.begin_lanes().await?;
         }
-        let block: Block = std::mem::take(&mut self.block).into();
-        self.block_len_bytes = 0;
+        let block: Block = self.block.take().into();
         if let State::Lanes { digest, sha, write } = &mut self.state {
             digest.push(Arc::clone(&block)).await?;
             if let Some(sha) = sha {
@@ -357,12 +388,12 @@ impl<D: Disk> Sink<D> {
                 actual_bytes: self.len_bytes,
             });
         }
-        if matches!(self.state, State::Lanes { .. }) && !self.block.is_empty() {
+        if matches!(self.state, State::Lanes { .. }) && self.block.len_bytes > 0 {
             self.push_block().await?;
         }
         match self.state {
             State::Small => {
-                let (disk, target, block) = (self.disk, self.target, self.block);
+                let (disk, target, block) = (self.disk, self.target, self.block.take());
                 let wanted = self.options.digests;
                 off_thread(move || then(take_small(&*disk, target, &block, wanted)?)).await
             }
