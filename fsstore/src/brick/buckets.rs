@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
@@ -56,6 +57,12 @@ pub struct DurabilityRules {
 }
 
 impl DurabilityRules {
+    /// Whether any bucket is relaxed.
+    pub fn has_relaxed(&self) -> bool {
+        self.default == Durability::Relaxed
+            || self.buckets.values().any(|d| *d == Durability::Relaxed)
+    }
+
     /// What holds for a bucket.
     pub fn of(&self, name: &BucketName) -> Durability {
         self.buckets
@@ -69,6 +76,8 @@ impl DurabilityRules {
 pub struct Buckets {
     durability: DurabilityRules,
     known: Cache<BucketName, Arc<Known>>,
+    /// Counts changes of buckets, after each.
+    changes: AtomicU64,
 }
 
 impl Buckets {
@@ -77,6 +86,7 @@ impl Buckets {
         Self {
             durability,
             known: Cache::new(MAX_CACHED),
+            changes: AtomicU64::new(0),
         }
     }
 
@@ -93,14 +103,20 @@ impl Buckets {
 
     /// Looks at a bucket. Errors: NoSuchBucket.
     pub fn load<D: Disk>(&self, tree: &Tree<D>, name: &BucketName) -> Result<Arc<BucketInfo>> {
+        let changes = self.changes.load(Ordering::Acquire);
         let result = self.load_uncached(tree, name).map(Arc::new);
         match &result {
+            // What was read before a change is not kept beyond it.
+            Ok(_) if self.changes.load(Ordering::Acquire) != changes => {}
             Ok(info) => {
                 let known = Known {
                     info: Arc::clone(info),
                     looked: Instant::now(),
                 };
                 self.known.insert(name.clone(), Arc::new(known));
+                if self.changes.load(Ordering::Acquire) != changes {
+                    self.known.remove(name);
+                }
             }
             Err(_) => {
                 self.known.remove(name);
@@ -136,6 +152,11 @@ impl Buckets {
         })
     }
 
+    fn has_changed(&self, name: &BucketName) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.known.remove(name);
+    }
+
     /// Makes a bucket, in the committer's turn. Errors: BucketExists.
     pub fn create<D: Disk>(
         &self,
@@ -160,6 +181,8 @@ impl Buckets {
             owner: new.owner,
             settings: new.settings,
         };
+        // Escaped keys of a bucket whose directory was removed behind our back went with it.
+        remove_escaped(tree, turn, name)?;
         // The record first: a directory without one would be nobody's bucket.
         write_record(tree, turn, name, &record)?;
         turn.settle()?;
@@ -171,6 +194,7 @@ impl Buckets {
             Err(e) => return Err(StoreError::from_io("make a bucket", e)),
         }
         turn.changed(&tree.root);
+        self.has_changed(name);
         self.load(tree, name)
     }
 
@@ -197,6 +221,7 @@ impl Buckets {
             settings,
         };
         write_record(tree, turn, name, &record)?;
+        self.has_changed(name);
         self.load(tree, name).map(|_| ())
     }
 
@@ -351,6 +376,44 @@ fn holds_anything<D: Disk>(tree: &Tree<D>, dir: &D::Dir, depth: usize) -> Result
     Ok(found)
 }
 
+fn remove_escaped<D: Disk>(
+    tree: &Tree<D>,
+    turn: &mut Turn<'_, D>,
+    name: &BucketName,
+) -> Result<()> {
+    let keys = &tree.own.keys;
+    let dir = match tree.disk.open_dir(keys, name.as_str()) {
+        Ok(dir) => dir,
+        Err(e) if is_absent(&e) => return Ok(()),
+        Err(e) => return Err(StoreError::from_io("look for escaped keys", e)),
+    };
+    remove_all_in(&*tree.disk, &dir)?;
+    tree.disk
+        .remove_dir(keys, name.as_str())
+        .map_err(failed("remove escaped keys"))?;
+    turn.changed(keys);
+    Ok(())
+}
+
+fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
+    let fail = failed("remove escaped keys");
+    let mut names = Vec::new();
+    disk.read_dir(dir, &mut |entry| {
+        names.push(entry.name);
+        true
+    })
+    .map_err(&fail)?;
+    for name in names {
+        if let Ok(below) = disk.open_dir(dir, &name) {
+            remove_all_in(disk, &below)?;
+            disk.remove_dir(dir, &name).map_err(&fail)?;
+        } else {
+            disk.unlink(dir, &name).map_err(&fail)?;
+        }
+    }
+    Ok(())
+}
+
 fn remove_empty_dirs<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
     let fail = failed("remove an empty directory");
     let mut names = Vec::new();
@@ -362,7 +425,13 @@ fn remove_empty_dirs<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
     for name in names {
         let below = disk.open_dir(dir, &name).map_err(&fail)?;
         remove_empty_dirs(disk, &below)?;
-        disk.remove_dir(dir, &name).map_err(&fail)?;
+        match disk.remove_dir(dir, &name) {
+            // A name that is no UTF-8, or something that came in behind our back.
+            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => {
+                return Err(StoreError::BucketNotEmpty);
+            }
+            other => other.map_err(&fail)?,
+        }
     }
     Ok(())
 }

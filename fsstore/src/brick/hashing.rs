@@ -115,11 +115,16 @@ impl<D: Disk> Inner<D> {
             self.reconcile_row_if_behind(at);
             return Ok(None);
         }
+        if self.unrecordable.has(&facts) {
+            return Ok(None);
+        }
         let age_ns = self.options.clock.now().0.saturating_sub(facts.mtime_ns);
         let is_read_first = self.options.hash == HashPolicy::OnRead;
         if (0..SETTLED_AFTER_NS).contains(&age_ns) && !is_read_first {
             return Ok(None);
         }
+        // The record must not reach the disk before the bytes that it vouches for.
+        file.sync().map_err(failed)?;
         let mut digester = Digester::new(DigestSet::default());
         let mut at_bytes = 0;
         loop {
@@ -194,6 +199,7 @@ impl<D: Disk> Inner<D> {
                     // Not ours to write to: its tag stays provisional, and we ask no more.
                     self.stamps.forget(now.ino);
                     tracing::debug!(bucket = %at.bucket, key = %at.key, "no record: {e}");
+                    self.unrecordable.note(&now);
                     record = Record::default();
                     flags.needs_hash = false;
                 }

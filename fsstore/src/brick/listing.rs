@@ -30,7 +30,8 @@ fn entry_of(key: ObjectKey, row: Row) -> ListEntry {
     }
 }
 
-fn is_as_seen(row: &Row, facts: &FileFacts) -> bool {
+/// Whether a file is as it was when its row was made.
+pub(super) fn is_as_seen(row: &Row, facts: &FileFacts) -> bool {
     facts.kind == FileKind::File
         && (row.ino, row.ctime_ns, row.mtime_ns, row.len_bytes)
             == (facts.ino, facts.ctime_ns, facts.mtime_ns, facts.len_bytes)

@@ -27,6 +27,36 @@ const MAX_STAMPS: usize = 262_144;
 /// The ctime of files after our own last change to them, by inode number.
 pub struct Stamps(Cache<u64, i64>);
 
+/// Files that take no record, by inode number with the ctime they had: reading them again for
+/// their digest would be in vain.
+pub struct Unrecordable(Cache<u64, i64>);
+
+/// Most of them kept in memory.
+const MAX_UNRECORDABLE: usize = 16_384;
+
+impl Unrecordable {
+    /// None known yet.
+    pub fn new() -> Self {
+        Self(Cache::new(MAX_UNRECORDABLE))
+    }
+
+    /// Notes a file whose record could not be written.
+    pub fn note(&self, facts: &FileFacts) {
+        self.0.insert(facts.ino, facts.ctime_ns);
+    }
+
+    /// Whether the file is one and has not changed since.
+    pub fn has(&self, facts: &FileFacts) -> bool {
+        self.0.get(&facts.ino) == Some(facts.ctime_ns)
+    }
+}
+
+impl Default for Unrecordable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Stands for whatever ctime a change of ours under way will lead to.
 const CHANGING: i64 = i64::MIN;
 
@@ -145,7 +175,8 @@ fn looked<D: Disk>(key: &ObjectKey, found: Found<D>, mut record: Record, holds: 
 }
 
 impl<D: Disk> Inner<D> {
-    fn record_of(&self, found: &Found<D>) -> Result<Record> {
+    /// An object's record as it stands, whether its digests hold or not.
+    pub(super) fn record_of(&self, found: &Found<D>) -> Result<Record> {
         match (&found.marker, &found.file) {
             (Some(record), _) => Ok(record.clone()),
             (None, Some(file)) => Ok(self

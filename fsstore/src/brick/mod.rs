@@ -49,7 +49,7 @@ use self::commit::{Committer, Terms};
 use self::disk::Disk;
 use self::index::{Index, Opened};
 use self::intents::IntentLog;
-use self::look::Stamps;
+use self::look::{Stamps, Unrecordable};
 use self::osdisk::OsDisk;
 use self::tree::Tree;
 use self::uploads::Uploads;
@@ -125,6 +125,7 @@ pub struct Inner<D: Disk> {
     log: Arc<IntentLog<D>>,
     index: Index,
     stamps: Stamps,
+    unrecordable: Unrecordable,
     buckets: Buckets,
     uploads: Uploads<D>,
     options: BrickOptions,
@@ -192,6 +193,7 @@ impl<D: Disk> Brick<D> {
             log,
             index,
             stamps: Stamps::new(),
+            unrecordable: Unrecordable::new(),
             buckets: Buckets::new(options.durability.clone()),
             uploads: Uploads::new(),
             options,
@@ -330,10 +332,17 @@ impl<D: Disk> Inner<D> {
     async fn drop_closed_segments(&self) -> Result<()> {
         let closed = self.log.closed_through();
         self.index.checkpoint().await?;
-        match closed {
-            Some(number) => self.log.remove_through(number),
-            None => Ok(()),
+        let Some(number) = closed else { return Ok(()) };
+        if self.options.durability.has_relaxed() {
+            // A relaxed key leaves the log, and with it doubt, when its bytes are durable.
+            let disk = Arc::clone(&self.tree.disk);
+            sink::off_thread(move || match disk.sync_everything() {
+                Err(e) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),
+                other => other.map_err(|e| StoreError::from_io("sync relaxed objects", e)),
+            })
+            .await?;
         }
+        self.log.remove_through(number)
     }
 }
 

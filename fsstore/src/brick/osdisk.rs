@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -44,7 +44,7 @@ pub struct OsDisk {
 pub struct OsFile {
     fd: OwnedFd,
     /// Where it stands in staging, on file systems without unnamed files.
-    staged_name: Option<StagedName>,
+    staged_name: Mutex<Option<StagedName>>,
 }
 
 /// Removes the staging name when the file is dropped.
@@ -151,7 +151,7 @@ impl OsDisk {
         };
         Ok(OsFile {
             fd,
-            staged_name: None,
+            staged_name: Mutex::new(None),
         })
     }
 }
@@ -269,7 +269,7 @@ impl Disk for OsDisk {
         let fd = fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
         Ok(OsFile {
             fd,
-            staged_name: None,
+            staged_name: Mutex::new(None),
         })
     }
 
@@ -280,7 +280,7 @@ impl Disk for OsDisk {
             let fd = fs::openat(staging, ".", flags, mode)?;
             return Ok(OsFile {
                 fd,
-                staged_name: None,
+                staged_name: Mutex::new(None),
             });
         }
         let name = self.staging_name();
@@ -289,19 +289,20 @@ impl Disk for OsDisk {
         let dir = staging.try_clone()?;
         Ok(OsFile {
             fd,
-            staged_name: Some(StagedName { dir, name }),
+            staged_name: Mutex::new(Some(StagedName { dir, name })),
         })
     }
 
     fn link(&self, file: &OsFile, dir: &OwnedFd, name: &str) -> io::Result<()> {
-        if let Some(staged) = &file.staged_name {
-            return Ok(fs::linkat(
-                &staged.dir,
-                &staged.name,
-                dir,
-                name,
-                AtFlags::empty(),
-            )?);
+        let mut staged_name = file
+            .staged_name
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(staged) = &*staged_name {
+            fs::linkat(&staged.dir, &staged.name, dir, name, AtFlags::empty())?;
+            // Now, not when the file is dropped: taking a name away moves the ctime.
+            staged_name.take();
+            return Ok(());
         }
         if self.links_by_descriptor {
             return Ok(fs::linkat(&file.fd, "", dir, name, AtFlags::EMPTY_PATH)?);

@@ -9,6 +9,7 @@ use super::Inner;
 use super::commit::Terms;
 use super::disk::{Disk, FileFacts};
 use super::index::{Change, KeyRange, MAX_FETCH_ROWS, Row};
+use super::listing::is_as_seen;
 use super::walk::{Step, walk};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
@@ -53,16 +54,6 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>) {
         });
     if let Err(e) = spawned {
         tracing::error!("the scanner could not be started: {e}");
-    }
-}
-
-fn differs(row: Option<&Row>, facts: Option<&FileFacts>) -> bool {
-    match (row, facts) {
-        (Some(row), Some(facts)) => {
-            (row.ino, row.ctime_ns, row.mtime_ns, row.len_bytes)
-                != (facts.ino, facts.ctime_ns, facts.mtime_ns, facts.len_bytes)
-        }
-        _ => true,
     }
 }
 
@@ -198,14 +189,18 @@ impl<D: Disk> Inner<D> {
                 while met.peek().is_some_and(|(in_tree, _)| *in_tree < key) {
                     wrong.extend(met.next().map(|(in_tree, _)| in_tree.clone()));
                 }
-                let in_tree = match met.peek() {
+                let is_right = match met.peek() {
                     Some((in_tree, facts)) if *in_tree == key => {
                         met.next();
-                        facts.as_ref()
+                        match facts {
+                            Some(facts) => is_as_seen(&row, facts),
+                            // A marker, a link, an escaped key: looked up, as a listing does.
+                            None => self.row_now(bucket, &key)?.as_ref() == Some(&row),
+                        }
                     }
-                    _ => None,
+                    _ => false,
                 };
-                if differs(Some(&row), in_tree) {
+                if !is_right {
                     wrong.push(key);
                 }
             }

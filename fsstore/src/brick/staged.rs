@@ -321,8 +321,17 @@ impl<D: Disk> Inner<D> {
         patch: AttrsPatch,
     ) -> Result<ObjectInfo> {
         let Looked {
-            found, mut record, ..
+            found,
+            mut record,
+            in_doubt,
+            ..
         } = looked;
+        // Digests in doubt stay in the record until the bytes have been read again, unless the
+        // new time would vouch for them.
+        let keeps_doubt = in_doubt && !patch.touch;
+        if keeps_doubt {
+            record = self.record_of(&found)?;
+        }
         let attrs = &mut record.attrs;
         if let Some((system, user)) = patch.headers {
             (attrs.system, attrs.user) = (system, user);
@@ -356,8 +365,13 @@ impl<D: Disk> Inner<D> {
         self.stamps.changing(found.facts.ino);
         let changed = self.write_patch(turn, &file, &found.facts, &mut record, now);
         let facts = file.facts().map_err(failed("look at an object"))?;
-        // Whatever was done, we did it.
-        self.stamps.note(&facts);
+        if keeps_doubt {
+            self.stamps.doubt(facts.ino);
+            record.void_digests();
+        } else {
+            // Whatever was done, we did it.
+            self.stamps.note(&facts);
+        }
         changed?;
         turn.changed_file(&file);
         let info = record.to_object_info(at.key.clone(), &super::look::state_of(&facts));

@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::name::{BucketName, ObjectKey, PartNumber};
 use crate::object::{Locator, ObjectInfo, PartClaim, Precondition};
 use crate::volume::{
-    CommitOptions, ComposeOptions, Durability, ListQuery, NewBucket, NewUpload, Object,
+    AttrsPatch, CommitOptions, ComposeOptions, Durability, ListQuery, NewBucket, NewUpload, Object,
     StageOptions, Staged, StagedPart, Volume,
 };
 
@@ -380,6 +380,76 @@ async fn a_relaxed_tag_is_doubted_after_an_unclean_stop_until_the_bytes_are_read
             b.brick.stat(&at("k")).await.unwrap().etag == info.etag
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_set_on_a_doubted_object_leave_its_multipart_tag_to_come_back() {
+    use std::os::unix::fs::PermissionsExt;
+    let brick = TempBrick::new().await;
+    let whole = upload(&brick, "big", &[vec![1; 5 << 20], vec![2; 70_000]]).await;
+    std::fs::set_permissions(brick.path("big"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let patch = AttrsPatch {
+        tags: Some([("a".to_owned(), "b".to_owned())].into()),
+        ..AttrsPatch::default()
+    };
+    let patched = brick
+        .brick
+        .set_attrs(&at("big"), patch, &Precondition::default())
+        .await;
+    assert!(patched.unwrap().etag.is_provisional());
+    brick
+        .eventually("its own tag is back", async |b| {
+            let now = b.brick.stat(&at("big")).await.unwrap();
+            now.etag == whole.etag && now.attrs.tags.len() == 1
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_made_again_has_no_key_of_the_one_removed_on_disk() {
+    let brick = TempBrick::new().await;
+    brick.put("a", b"1").await;
+    brick.put("a/b", b"2").await;
+    brick.put("odd//key", b"3").await;
+    std::fs::remove_dir_all(brick.path("")).unwrap();
+    brick
+        .eventually("it is gone", async |b| {
+            b.brick.bucket(&bucket()).await.is_err()
+        })
+        .await;
+    brick
+        .brick
+        .create_bucket(&bucket(), NewBucket::default())
+        .await
+        .unwrap();
+    assert!(brick.keys().await.is_empty());
+    for key in ["a", "odd//key"] {
+        let looked = brick.brick.stat(&at(key)).await;
+        assert!(matches!(looked, Err(StoreError::NoSuchKey)), "{key}");
+    }
+    brick.brick.delete_bucket(&bucket()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_many_short_pieces_is_whole() {
+    let brick = TempBrick::new().await;
+    let mut staged = brick
+        .brick
+        .stage(&at("k"), StageOptions::default())
+        .await
+        .unwrap();
+    let mut expected = Vec::new();
+    for n in 0..30_000u32 {
+        let piece = if n % 1_000 == 0 {
+            vec![n as u8; 20_000]
+        } else {
+            vec![n as u8; 7]
+        };
+        expected.extend_from_slice(&piece);
+        staged.write(piece.into()).await.unwrap();
+    }
+    staged.commit(CommitOptions::default()).await.unwrap();
+    assert!(brick.get("k").await == expected);
 }
 
 crate::volume_contract!(async {
