@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -39,14 +39,21 @@ struct Piece {
 
 /// The pieces on their way to one connection. Clones share it.
 #[derive(Clone, Default)]
-pub struct Outbox(Arc<Mutex<VecDeque<Piece>>>);
+pub struct Outbox(Arc<Mutex<Pieces>>);
+
+#[derive(Default)]
+struct Pieces {
+    queue: VecDeque<Piece>,
+    /// Woken when the queue becomes empty.
+    waiting: Option<Waker>,
+}
 
 impl Outbox {
     /// Queues a piece of at most [`MAX_PIECE_LEN_BYTES`] and gives the frame that stands for it.
     /// The frame must reach the connection next, whole and as it is.
     pub fn push(&self, source: Arc<dyn Source>, offset_bytes: u64, len_bytes: usize) -> Bytes {
         let frame = REGION.slice(..len_bytes);
-        self.lock().push_back(Piece {
+        self.lock().queue.push_back(Piece {
             source,
             offset_bytes,
             len_bytes,
@@ -54,7 +61,18 @@ impl Outbox {
         frame
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Piece>> {
+    /// Ready when every piece was handed to the kernel. A body may wait for that: hyper writes the
+    /// frames it has while the next is awaited.
+    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pieces = self.lock();
+        if pieces.queue.is_empty() {
+            return Poll::Ready(());
+        }
+        pieces.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pieces> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -63,6 +81,7 @@ impl Outbox {
     fn send(&self, stream: &TcpStream, len: usize) -> io::Result<usize> {
         let mut pieces = self.lock();
         let piece = pieces
+            .queue
             .front_mut()
             .ok_or_else(|| io::Error::other("a frame stands for no piece"))?;
         let fd = piece
@@ -78,7 +97,12 @@ impl Outbox {
         piece.offset_bytes += sent as u64;
         piece.len_bytes -= sent;
         if piece.len_bytes == 0 {
-            pieces.pop_front();
+            pieces.queue.pop_front();
+            if pieces.queue.is_empty()
+                && let Some(waiting) = pieces.waiting.take()
+            {
+                waiting.wake();
+            }
         }
         Ok(sent)
     }
@@ -87,12 +111,13 @@ impl Outbox {
 impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outbox")
-            .field("pieces", &self.lock().len())
+            .field("pieces", &self.lock().queue.len())
             .finish()
     }
 }
 
-fn stands_for_a_piece(buf: &[u8]) -> bool {
+/// True where a frame stands for a piece: its own bytes mean nothing.
+pub(crate) fn stands_for_a_piece(buf: &[u8]) -> bool {
     let start = REGION.as_ptr() as usize;
     (start..start + MAX_PIECE_LEN_BYTES).contains(&(buf.as_ptr() as usize))
 }

@@ -1,15 +1,16 @@
 //! The body of a GET: one range of an [`Object`], frame by frame, with one frame read ahead.
 //!
 //! Invariants: exactly the bytes announced are sent, or the body fails and the connection
-//! breaks; the last frame is given out only after the object was seen unchanged, so that two
-//! states are never spliced into a body that looks whole. Knows no header and no S3 code.
+//! breaks; the last frame is given out only after the object was seen unchanged, and that only
+//! after all bytes were taken from it, so that two states are never spliced into a body that
+//! looks whole. Knows no header and no S3 code.
 
 use std::future::Future;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use fsstore::error::{Result, StoreError};
@@ -28,7 +29,9 @@ type Reading = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
 /// the disk ends there.
 ///
 /// With an [`Outbox`], frames of a plain file whose bytes are in memory stand for their piece of
-/// the file: they are sent without being copied. Others are read, off the async threads.
+/// the file: they are sent without being copied. Others are read, off the async threads. The
+/// last frame is always read, after the pieces before it were sent: a piece's bytes are taken
+/// from the file only then.
 pub struct ObjectBody<O> {
     object: Arc<O>,
     outbox: Option<Outbox>,
@@ -68,33 +71,44 @@ impl<O: Object> ObjectBody<O> {
         }
     }
 
-    /// Sends by `outbox` where that is possible.
+    /// Sends by `outbox` where that is possible, and the range long enough to be worth it.
     #[must_use]
     pub fn with_outbox(mut self, outbox: Option<Outbox>) -> Self {
-        self.outbox = outbox.filter(|_| self.object.plain_file().is_some());
+        let is_long = self.left.end - self.left.start > MAX_PIECE_LEN_BYTES as u64;
+        self.outbox = outbox.filter(|_| is_long && self.object.plain_file().is_some());
         self
     }
 
-    /// A frame that stands for the next piece, where its bytes are in memory: sending what is
-    /// not would hold an async thread until the disk answers. The kernel reads ahead in runs, so
-    /// the first and the last byte tell of those between.
+    /// A frame that stands for the next piece, where it is not of the last frame and its bytes are
+    /// in memory: sending what is not would hold an async thread until the disk answers. The
+    /// kernel reads ahead in runs, so the first and the last byte tell of those between.
     fn piece(&mut self) -> Option<Result<Bytes>> {
         let outbox = self.outbox.as_ref()?;
         let start = self.left.start;
-        let end = self.left.end.min(start + MAX_PIECE_LEN_BYTES as u64);
+        let longest = start + MAX_PIECE_LEN_BYTES as u64;
+        let end = longest.min(self.left.end.saturating_sub(FRAME_LEN_BYTES));
+        if end <= start {
+            return None;
+        }
         for at in [start, end - 1] {
             if let Err(error) = self.object.try_read(at..at + 1)? {
                 return Some(Err(error));
             }
         }
-        if end == self.left.end
-            && let Err(error) = self.object.check_unchanged()
-        {
-            return Some(Err(error));
-        }
         self.left.start = end;
         let source = Arc::new(PlainFile(Arc::clone(&self.object)));
         Some(Ok(outbox.push(source, start, (end - start) as usize)))
+    }
+
+    /// Ready when the next frame is not the last one, or nothing before it is still to be taken
+    /// from the file.
+    fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.outbox {
+            Some(outbox) if self.left.end - self.left.start <= FRAME_LEN_BYTES => {
+                outbox.poll_sent(cx)
+            }
+            _ => Poll::Ready(()),
+        }
     }
 
     /// The first frame's range of what is left.
@@ -113,6 +127,7 @@ impl<O: Object> ObjectBody<O> {
         {
             return Poll::Ready(frame);
         }
+        ready!(self.poll_turn(cx));
         let range = Self::frame_range(&self.left);
         let (bytes, waited) = match std::mem::replace(&mut self.ahead, Ahead::None) {
             Ahead::Ready(bytes) => (bytes, true),
@@ -197,18 +212,23 @@ impl<O: Object> Body for ObjectBody<O> {
 }
 
 #[cfg(test)]
+mod zerocopy_tests;
+
+#[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use fsstore::name::{ETag, ObjectKey};
     use fsstore::object::{Attributes, KnownDigests, ObjectInfo, ObjectPart, Timestamp};
     use http_body_util::BodyExt;
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     /// An object in memory, whose bytes are near or have to be waited for, and may change.
     pub(in crate::s3) struct Held {
         info: ObjectInfo,
-        bytes: Bytes,
+        pub(in crate::s3) bytes: Bytes,
+        /// The same bytes in a file.
+        file: Option<OwnedFd>,
         cached: bool,
         pub(in crate::s3) changed: AtomicBool,
         reads: AtomicU32,
@@ -216,7 +236,19 @@ pub(super) mod tests {
 
     impl Held {
         pub(in crate::s3) fn new(len: usize, cached: bool) -> Arc<Self> {
-            Arc::new(Self {
+            Arc::new(Self::build(len, cached))
+        }
+
+        pub(in crate::s3) fn in_file(len: usize) -> Arc<Self> {
+            let mut held = Self::build(len, true);
+            let mut file = tempfile::tempfile().unwrap();
+            std::io::Write::write_all(&mut file, &held.bytes).unwrap();
+            held.file = Some(file.into());
+            Arc::new(held)
+        }
+
+        fn build(len: usize, cached: bool) -> Self {
+            Self {
                 info: ObjectInfo {
                     key: ObjectKey::parse("k").unwrap(),
                     version: None,
@@ -230,10 +262,11 @@ pub(super) mod tests {
                     part_count: None,
                 },
                 bytes: (0..len).map(|i| (i / 1000) as u8).collect(),
+                file: None,
                 cached,
                 changed: AtomicBool::new(false),
                 reads: AtomicU32::new(0),
-            })
+            }
         }
     }
 
@@ -254,7 +287,7 @@ pub(super) mod tests {
         }
 
         fn plain_file(&self) -> Option<BorrowedFd<'_>> {
-            None
+            self.file.as_ref().map(AsFd::as_fd)
         }
 
         fn check_unchanged(&self) -> Result<()> {
