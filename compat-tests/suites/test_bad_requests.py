@@ -81,6 +81,15 @@ def test_expect_100_is_not_answered_where_a_condition_fails(server, path, unharm
     unharmed()
 
 
+def test_an_answer_without_100_ends_the_connection(server, path):
+    """botocore misreads what follows such an answer on its connection: aws s3 sync hung for a minute."""
+    headers = rawhttp.sign(server, "PUT", path, {"Content-Length": "0", "Expect": "100-continue"})
+    with rawhttp.connect(server) as connection:
+        connection.sendall(rawhttp.head_bytes("PUT", path, headers))
+        answer = rawhttp.read_answer(connection)
+    assert (answer.status, answer.headers.get("connection")) == (200, "close")
+
+
 def test_a_body_never_sent_is_not_cut_out_of_the_next_request(server, path):
     """A client whose 100-continue is refused goes on with its next request on the same connection."""
     more = {"Content-Length": "2", "Expect": "100-continue", "If-None-Match": "*"}

@@ -361,13 +361,16 @@ impl<H: Handler> Service<Request<hyper::body::Incoming>> for ForPeer<H> {
         if !waits_to_send(&request) {
             return self.stack.call(request, self.peer);
         }
+        let is_empty = http_body::Body::is_end_stream(request.body());
         let begun = request.body_mut().begun();
         let answer = self.stack.call(request, self.peer);
         Box::pin(async move {
             let mut answer = answer.await?;
-            if !begun.load(Ordering::Relaxed) {
-                // The client may leave its body out now, or send it all the same. Nobody can tell
-                // that body from the next request, so there must be no next request.
+            if is_empty || !begun.load(Ordering::Relaxed) {
+                // The client was not told to go on. It may leave its body out now, or send it all
+                // the same; nobody can tell that body from the next request, so there must be no
+                // next request. Nor may there be where the body is empty: botocore takes what
+                // follows such an answer on its connection for a part of it.
                 let close = HeaderValue::from_static("close");
                 answer.headers_mut().insert(header::CONNECTION, close);
             }

@@ -239,6 +239,11 @@ async fn a_body_held_back_and_not_asked_for_ends_the_connection() {
     assert!(answer.contains("connection: close"), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 
+    let empty = put("/echo").replace("length: 2", "length: 0");
+    let answer = server.raw(&(empty + next)).await;
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+
     let answer = server.raw(&(put("/echo") + "ab" + next)).await;
     assert!(answer.contains("HTTP/1.1 100 Continue"), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
