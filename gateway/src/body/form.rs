@@ -17,6 +17,9 @@ const MAX_FIELDS: usize = 200;
 /// Longest boundary. Source: RFC 2046, section 5.1.1.
 const MAX_BOUNDARY_LEN_BYTES: usize = 70;
 
+/// Fields that mean nothing to S3, and may be repeated. Source: S3 API, "POST Policy".
+const IGNORED_PREFIX: &str = "x-ignore-";
+
 /// The fields before the file, by lower-case name: browsers and tools differ in case.
 #[derive(Debug, Clone, Default)]
 pub struct FormFields {
@@ -34,7 +37,7 @@ impl FormFields {
         }
     }
 
-    /// The first value of a field, by its name in lower case.
+    /// The value of a field, by its name in lower case; the first where it is repeated.
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter();
         fields
@@ -134,6 +137,10 @@ where
             .map_err(|_| BodyError::MalformedForm("a field is not UTF-8"))?;
         if fields.fields.len() == MAX_FIELDS {
             return Err(BodyError::FormFieldsTooLarge);
+        }
+        // A policy's conditions look at one value, and what acts on the field must not see another.
+        if fields.get(&part.name).is_some() && !part.name.starts_with(IGNORED_PREFIX) {
+            return Err(BodyError::MalformedForm("a field is given twice"));
         }
         fields.fields.push((part.name, value));
     }

@@ -70,6 +70,28 @@ async fn a_policys_lengths_hold() {
 }
 
 #[tokio::test]
+async fn a_field_comes_once() {
+    let twice = |one: &str, two: &str| {
+        let (one, two) = (format!("name=\"{one}\""), format!("name=\"{two}\""));
+        form(&[(&one, "a"), (&two, "b"), ("name=\"file\"", "bytes")])
+    };
+    for (one, two) in [
+        ("key", "key"),
+        ("acl", "ACL"),
+        ("policy", "policy"),
+        ("Content-Type", "content-type"),
+        ("x-amz-meta-a", "X-Amz-Meta-A"),
+        ("x-amz-signature", "x-amz-signature"),
+        ("success_action_redirect", "success_action_redirect"),
+    ] {
+        let answer = read(&twice(one, two), 9).await;
+        assert!(matches!(answer, Err(BodyError::MalformedForm(_))), "{two}");
+    }
+    assert!(read(&twice("x-ignore-a", "x-ignore-a"), 9).await.is_ok());
+    assert!(read(&twice("key", "acl"), 9).await.is_ok());
+}
+
+#[tokio::test]
 async fn malformed_forms_are_refused() {
     let answer = read(&form(&[("name=\"key\"", "k")]), 9).await;
     assert!(matches!(answer, Err(BodyError::IncorrectNumberOfFiles)));
