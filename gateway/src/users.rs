@@ -72,9 +72,10 @@ pub struct User {
     pub account: String,
     /// Groups, without order.
     pub groups: Vec<String>,
-    /// Owner of files made for this user, where the configuration says one.
+    /// The user id that a mount will give this user's files. Kept, and not applied yet: files
+    /// belong to the server's own user.
     pub uid: Option<u32>,
-    /// Group of files made for this user.
+    /// The group id, likewise.
     pub gid: Option<u32>,
 }
 

@@ -46,10 +46,10 @@ pub(super) struct AddUserArgs {
     /// Groups, separated by commas; members of .admin may do everything
     #[arg(long, value_delimiter = ',')]
     groups: Vec<String>,
-    /// Owner of files made for this user
+    /// User id, kept for a mount; not applied to files yet
     #[arg(long)]
     uid: Option<u32>,
-    /// Group of files made for this user
+    /// Group id, kept for a mount; not applied to files yet
     #[arg(long)]
     gid: Option<u32>,
     #[command(flatten)]

@@ -33,10 +33,11 @@ pub struct UserConfig {
     /// Groups; `.admin` may do everything.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// Owner of files made for this user.
+    /// The user id that a mount will give this user's files. Kept, and not applied yet: files
+    /// belong to the server's own user.
     #[serde(default)]
     pub uid: Option<u32>,
-    /// Group of files made for this user.
+    /// The group id, likewise.
     #[serde(default)]
     pub gid: Option<u32>,
 }
@@ -74,9 +75,10 @@ pub struct NewUser {
     pub account: Option<String>,
     /// Groups.
     pub groups: Vec<String>,
-    /// Owner of files made for this user.
+    /// The user id that a mount will give this user's files. Kept, and not applied yet: files
+    /// belong to the server's own user.
     pub uid: Option<u32>,
-    /// Group of files made for this user.
+    /// The group id, likewise.
     pub gid: Option<u32>,
     /// The first key; none generates one.
     pub key: NewKey,
