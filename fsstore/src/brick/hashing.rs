@@ -1,7 +1,8 @@
 //! Digests of files that came without one: read, digested and recorded, one file after another.
 //!
 //! A file whose record only lost its ctime is told by its CRC-64/NVME: where that is still the
-//! record's, all its digests hold again, a multipart tag included, and nothing is written.
+//! record's, all its digests hold again, a multipart tag included. The provisional tag shown in
+//! between goes on matching in conditions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,26 +186,37 @@ impl<D: Disk> Inner<D> {
             && record.md5.is_none_or(|md5| md5 == digests.md5)
             && record.etag().is_some();
         let file = Arc::new(file);
-        let mut after = now;
-        let mut flags = RowFlags {
+        let flags = RowFlags {
             escaped,
             ..RowFlags::default()
         };
-        if !holds {
-            record = renewed(record, state, facts, digests);
-            self.stamps.changing(now.ino);
-            match self.tree.records.save(&file, &now, &record) {
-                Ok(()) => turn.changed_file(&file),
-                Err(e) => {
-                    // Not ours to write to: its tag stays provisional, and we ask no more.
-                    self.stamps.forget(now.ino);
-                    tracing::debug!(bucket = %at.bucket, key = %at.key, "no record: {e}");
+        let mut after = now;
+        let known = if holds {
+            let etag_before = Some(state_of(facts).provisional_tag());
+            Record {
+                etag_before,
+                ..record.clone()
+            }
+        } else {
+            renewed(record.clone(), state, facts, digests)
+        };
+        self.stamps.changing(now.ino);
+        match self.tree.records.save(&file, &now, &known) {
+            Ok(()) => {
+                turn.changed_file(&file);
+                record = known;
+                after = file.facts().map_err(failed)?;
+            }
+            Err(e) => {
+                // Not ours to write to: what held before holds, or nothing does and we ask no
+                // more.
+                tracing::debug!(bucket = %at.bucket, key = %at.key, "no record: {e}");
+                self.stamps.forget(now.ino);
+                if !holds {
                     self.unrecordable.note(&now);
                     record = Record::default();
-                    flags.needs_hash = false;
                 }
             }
-            after = file.facts().map_err(failed)?;
         }
         let info = record.to_object_info(at.key.clone(), &state_of(&after));
         if !info.etag.is_provisional() {

@@ -198,20 +198,38 @@ async fn a_touched_multipart_object_gets_its_own_tag_back() {
     assert!(whole.etag.as_str().ends_with("-2"));
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(brick.path("big"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(
-        brick
-            .brick
-            .stat(&at("big"))
-            .await
-            .unwrap()
-            .etag
-            .is_provisional()
-    );
+    let doubted = brick.brick.stat(&at("big")).await.unwrap();
+    assert!(doubted.etag.is_provisional());
     brick
         .eventually("its own tag is back", async |b| {
             b.brick.stat(&at("big")).await.unwrap().etag == whole.etag
         })
         .await;
+    let now = brick.brick.stat(&at("big")).await.unwrap();
+    assert_eq!(
+        now.etag_before,
+        Some(doubted.etag),
+        "what was shown goes on matching"
+    );
+    assert_eq!(now.part_count, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_is_no_object() {
+    let brick = TempBrick::new().await;
+    // A socket's path is limited to some 100 bytes.
+    let short = tempfile::tempdir().unwrap();
+    let socket = short.path().join("s");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let _ = std::fs::hard_link(&socket, brick.path("s"));
+    if !brick.path("s").exists() {
+        let link = short.path().join("b");
+        std::os::unix::fs::symlink(brick.path(""), &link).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(link.join("s"));
+        assert!(listener.is_ok(), "{listener:?}");
+    }
+    let looked = brick.brick.stat(&at("s")).await;
+    assert!(matches!(looked, Err(StoreError::NoSuchKey)));
 }
 
 async fn upload(brick: &TempBrick, key: &str, parts: &[Vec<u8>]) -> ObjectInfo {

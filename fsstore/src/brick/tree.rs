@@ -152,7 +152,11 @@ impl<D: Disk> Tree<D> {
         let fail = failed("open an object");
         let file = match self.disk.open(base, path) {
             Ok(file) => file,
-            Err(e) if is_absent(&e) || e.kind() == ErrorKind::IsADirectory => return Ok(None),
+            Err(e) if is_absent(&e) => return Ok(None),
+            // A directory, or a FIFO, socket or device: no object.
+            Err(e) if matches!(e.kind(), ErrorKind::IsADirectory | ErrorKind::InvalidInput) => {
+                return Ok(None);
+            }
             Err(e) => return Err(fail(e)),
         };
         let facts = file.facts().map_err(&fail)?;
