@@ -266,7 +266,7 @@ impl Disk for OsDisk {
         if create {
             flags |= OFlags::CREATE;
         }
-        let fd = fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
+        let fd = fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?;
         Ok(OsFile {
             fd,
             staged_name: Mutex::new(None),

@@ -290,6 +290,19 @@ async fn parts_of_one_length_become_the_object_without_a_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_object_is_readable_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let brick = TempBrick::new().await;
+    brick.put("put", b"bytes").await;
+    upload(&brick, "in-place", &[vec![1; 5 << 20], vec![2; 100]]).await;
+    upload(&brick, "copied", &[vec![1; 100]]).await;
+    let mode = |key| std::fs::metadata(brick.path(key)).unwrap().permissions();
+    for key in ["in-place", "copied"] {
+        assert_eq!(mode(key).mode(), mode("put").mode(), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reopened_brick_knows_its_objects() {
     let brick = TempBrick::new().await;
     let info = brick.put("x/y", b"1").await;
