@@ -157,14 +157,19 @@ impl<D: Disk> Inner<D> {
             Err(StoreError::NoSuchUpload) => return self.completed_before(at, id).await,
             other => other?,
         };
-        let composition = compose(upload.info.checksum, &upload.all_parts(), claims, &options)?;
-        if !upload.end() {
+        let Some(parts) = upload.end_with_parts() else {
             return Err(StoreError::Conflict);
-        }
+        };
         let reopening = Reopen(Some(Arc::clone(&upload)));
+        let composition = compose(upload.info.checksum, &parts, claims, &options)?;
         let durable = self.buckets.durability(&at.bucket) == Durability::Strict;
         let (inner, source, wanted) = (Arc::clone(self), Arc::clone(&upload), id.clone());
-        let whole = off_thread(move || inner.make_composed(&source, &wanted, &composition)).await?;
+        // The guard goes along: a caller that leaves must not reopen it under the copying.
+        let (reopening, whole) = off_thread(move || {
+            let whole = inner.make_composed(&source, &wanted, &composition)?;
+            Ok((reopening, whole))
+        })
+        .await?;
         let terms = Terms {
             durable,
             file: None,

@@ -251,15 +251,6 @@ impl<D: Disk> Upload<D> {
             .collect()
     }
 
-    /// All parts, for completing.
-    pub fn all_parts(&self) -> BTreeMap<PartNumber, PartInfo> {
-        self.lock()
-            .done
-            .iter()
-            .map(|(number, (part, _))| (*number, part.clone()))
-            .collect()
-    }
-
     /// Whether these parts, in this order, are `data` from its beginning, and `data` has no
     /// other part's bytes, recorded or on their way.
     pub fn is_data(&self, chosen: &[(PartNumber, u64)]) -> bool {
@@ -304,6 +295,20 @@ impl<D: Disk> Upload<D> {
     /// Lets no part be added any more. False where it had ended before.
     pub fn end(&self) -> bool {
         !std::mem::replace(&mut self.lock().ended, true)
+    }
+
+    /// Ends it and gives all its parts, for completing; none where it had ended before. At one
+    /// instant: no part is replaced between.
+    pub fn end_with_parts(&self) -> Option<BTreeMap<PartNumber, PartInfo>> {
+        let mut parts = self.lock();
+        if std::mem::replace(&mut parts.ended, true) {
+            return None;
+        }
+        let done = parts.done.iter();
+        Some(
+            done.map(|(number, (part, _))| (*number, part.clone()))
+                .collect(),
+        )
     }
 
     /// Undoes [`Self::end`], where the completion was refused.
