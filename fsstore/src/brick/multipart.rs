@@ -99,7 +99,8 @@ impl<D: Disk> Inner<D> {
         let claim = upload.claim(number, options.len_bytes)?;
         let target = match &claim {
             Claim::Slot(slot) => {
-                let file = Arc::clone(&upload.data);
+                let (disk, opening) = (Arc::clone(&self.tree.disk), Arc::clone(&upload));
+                let file = off_thread(move || opening.open_data(&*disk)).await?;
                 Target::At {
                     file,
                     offset_bytes: slot.offset_bytes,

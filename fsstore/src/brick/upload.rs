@@ -229,6 +229,13 @@ impl<D: Disk> Upload<D> {
         }
     }
 
+    /// Opens the file with the slots by a descriptor of a part's own: the kernel tells each
+    /// descriptor once of a failed write, so what one part's sync is told is told to the others.
+    pub fn open_data(&self, disk: &D) -> Result<Arc<D::File>> {
+        let data = disk.open_own(&self.dir, DATA, false);
+        data.map(Arc::new).map_err(failed("open an upload's slots"))
+    }
+
     /// Makes a part's bytes durable. Where that fails in `data`, no part that is not yet
     /// recorded may count on it any more.
     pub fn sync_part(&self, file: &D::File, in_data: bool) -> Result<()> {
