@@ -395,15 +395,19 @@ fn remove_escaped<D: Disk>(
     Ok(())
 }
 
-fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
-    let fail = failed("remove escaped keys");
+fn names_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<Vec<String>> {
     let mut names = Vec::new();
     disk.read_dir(dir, &mut |entry| {
         names.push(entry.name);
         true
     })
-    .map_err(&fail)?;
-    for name in names {
+    .map_err(failed("read a directory that is to go"))?;
+    Ok(names)
+}
+
+fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
+    let fail = failed("remove escaped keys");
+    for name in names_in(disk, dir)? {
         if let Ok(below) = disk.open_dir(dir, &name) {
             remove_all_in(disk, &below)?;
             disk.remove_dir(dir, &name).map_err(&fail)?;
@@ -416,13 +420,7 @@ fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
 
 fn remove_empty_dirs<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
     let fail = failed("remove an empty directory");
-    let mut names = Vec::new();
-    disk.read_dir(dir, &mut |entry| {
-        names.push(entry.name);
-        true
-    })
-    .map_err(&fail)?;
-    for name in names {
+    for name in names_in(disk, dir)? {
         let below = disk.open_dir(dir, &name).map_err(&fail)?;
         remove_empty_dirs(disk, &below)?;
         match disk.remove_dir(dir, &name) {

@@ -55,7 +55,7 @@ use self::tree::Tree;
 use self::uploads::Uploads;
 use crate::clock::Clock;
 use crate::error::{Result, StoreError};
-use crate::keypath::RESERVED;
+use crate::keypath::{RESERVED, directories_above};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 use crate::volume::Durability;
@@ -297,10 +297,7 @@ impl<D: Disk> Inner<D> {
         if fresh {
             return Ok(());
         }
-        let above = key
-            .as_str()
-            .match_indices('/')
-            .map(|(end, _)| &key.as_str()[..end]);
+        let above = directories_above(key.as_str());
         let above = above.filter_map(|key| ObjectKey::parse(key).ok());
         for key in above.chain([key.clone()]) {
             let at = Locator::new(bucket.clone(), key);

@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::attrs::XATTR_NAME;
 use super::disk::{DirEntry, Disk, DiskFile, FileFacts, FileKind, Room};
 use crate::keypath::RESERVED;
 
-/// The xattr that holds portico's record of a file or directory.
-pub const RECORD_XATTR: &str = "user.portico";
 /// Largest value an xattr can have on Linux. Source: xattr(7), XATTR_SIZE_MAX.
 const MAX_XATTR_LEN_BYTES: usize = 64 * 1024;
 /// Read first; records that are longer are read again.
@@ -217,7 +216,7 @@ fn kind_of(kind: FileType) -> FileKind {
 fn get_xattr(fd: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0; USUAL_RECORD_LEN_BYTES];
     loop {
-        match fs::fgetxattr(fd, RECORD_XATTR, &mut value[..]) {
+        match fs::fgetxattr(fd, XATTR_NAME, &mut value[..]) {
             Ok(len) => {
                 value.truncate(len);
                 return Ok(Some(value));
@@ -395,11 +394,11 @@ impl Disk for OsDisk {
         match record {
             Some(value) => Ok(fs::fsetxattr(
                 dir,
-                RECORD_XATTR,
+                XATTR_NAME,
                 value,
                 fs::XattrFlags::empty(),
             )?),
-            None => match fs::fremovexattr(dir, RECORD_XATTR) {
+            None => match fs::fremovexattr(dir, XATTR_NAME) {
                 Ok(()) | Err(Errno::NODATA) => Ok(()),
                 Err(e) => Err(e.into()),
             },
@@ -528,7 +527,7 @@ impl DiskFile for OsFile {
     fn set_record(&self, record: &[u8]) -> io::Result<()> {
         Ok(fs::fsetxattr(
             &self.fd,
-            RECORD_XATTR,
+            XATTR_NAME,
             record,
             fs::XattrFlags::empty(),
         )?)
