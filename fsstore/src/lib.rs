@@ -9,6 +9,7 @@ pub mod clock;
 pub mod compose;
 pub mod digest;
 pub mod error;
+pub mod files;
 pub mod keypath;
 pub mod name;
 pub mod object;
