@@ -1,6 +1,8 @@
 //! What can go wrong in a store, as facts. No protocol code stands here: each door maps every
 //! variant in one exhaustive table.
 
+use rustix::io::Errno;
+
 use crate::object::DigestAlgorithm;
 
 /// The result of a store's operation.
@@ -155,7 +157,6 @@ pub enum StoreError {
 impl StoreError {
     /// Turns an error of the operating system into the fact it states.
     pub fn from_io(action: &'static str, source: std::io::Error) -> Self {
-        use rustix::io::Errno;
         match source.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOSPC) => Self::NoSpace,
             Some(Errno::DQUOT) => Self::QuotaExceeded,
@@ -166,6 +167,44 @@ impl StoreError {
             Some(Errno::FBIG) => Self::Limit("the file would be too large for the file system"),
             Some(Errno::MFILE | Errno::NFILE) => Self::Busy("open files"),
             _ => Self::Io { action, source },
+        }
+    }
+
+    /// What a system call would say. Source: errno(3).
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::NoSuchBucket | Self::NoSuchKey | Self::NoSuchUpload => Errno::NOENT,
+            Self::BucketExists { .. } | Self::Obstructed => Errno::EXIST,
+            Self::PreconditionFailed(condition) => match condition {
+                FailedCondition::IfNoneMatch => Errno::EXIST,
+                FailedCondition::IfMatch
+                | FailedCondition::IfModifiedSince
+                | FailedCondition::IfUnmodifiedSince
+                | FailedCondition::IfMatchSize
+                | FailedCondition::IfMatchModified => Errno::AGAIN,
+            },
+            Self::BucketNotEmpty => Errno::NOTEMPTY,
+            Self::InvalidPart { .. }
+            | Self::InvalidPartOrder
+            | Self::PartTooSmall { .. }
+            | Self::LengthMismatch { .. }
+            | Self::RangeNotSatisfiable { .. } => Errno::INVAL,
+            Self::DigestMismatch { .. } => Errno::BADMSG,
+            Self::TooLarge { .. } => Errno::FBIG,
+            // As setxattr(2) says it of an attribute without room.
+            Self::MetadataTooLarge { .. } | Self::NoSpace => Errno::NOSPC,
+            Self::QuotaExceeded => Errno::DQUOT,
+            Self::ReadOnly => Errno::ROFS,
+            Self::AccessDenied => Errno::ACCESS,
+            Self::Limit(_) => Errno::NAMETOOLONG,
+            Self::ChangedWhileRead => Errno::STALE,
+            Self::Conflict | Self::Busy(_) => Errno::AGAIN,
+            Self::Stopping => Errno::NOTCONN,
+            Self::Io { source, .. } => match source.raw_os_error() {
+                Some(raw) => Errno::from_raw_os_error(raw),
+                None => Errno::IO,
+            },
+            Self::Corrupt(_) | Self::Index(_) => Errno::IO,
         }
     }
 }

@@ -194,6 +194,7 @@ impl Buckets {
             Err(e) => return Err(StoreError::from_io("make a bucket", e)),
         }
         turn.changed(&tree.root);
+        turn.named_in(name, "");
         self.has_changed(name);
         self.load(tree, name)
     }
@@ -245,13 +246,13 @@ impl Buckets {
             return Err(StoreError::BucketNotEmpty);
         }
         if let Some(escaped) = escaped {
-            remove_empty_dirs(&*tree.disk, &escaped)?;
+            remove_empty_dirs(tree, &escaped, &mut |_| {})?;
             tree.disk
                 .remove_dir(&tree.own.keys, name.as_str())
                 .map_err(&fail)?;
             turn.changed(&tree.own.keys);
         }
-        remove_empty_dirs(&*tree.disk, &dir)?;
+        remove_empty_dirs(tree, &dir, &mut |path| turn.named_in(name, path))?;
         match tree.disk.remove_dir(&tree.root, name.as_str()) {
             Ok(()) => {}
             // Something came in from behind our back.
@@ -261,6 +262,7 @@ impl Buckets {
             Err(e) => return Err(fail(e)),
         }
         turn.changed(&tree.root);
+        turn.named_in(name, "");
         self.known.remove(name);
         // The record last, for the same reason.
         turn.settle()?;
@@ -418,11 +420,26 @@ fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
     Ok(())
 }
 
-fn remove_empty_dirs<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
+/// Calls `removed` with the path of each, below the one that all are in.
+fn remove_empty_dirs<D: Disk>(
+    tree: &Tree<D>,
+    dir: &D::Dir,
+    removed: &mut dyn FnMut(&str),
+) -> Result<()> {
+    remove_empty_below(&*tree.disk, dir, "", removed)
+}
+
+fn remove_empty_below<D: Disk>(
+    disk: &D,
+    dir: &D::Dir,
+    prefix: &str,
+    removed: &mut dyn FnMut(&str),
+) -> Result<()> {
     let fail = failed("remove an empty directory");
     for name in names_in(disk, dir)? {
         let below = disk.open_dir(dir, &name).map_err(&fail)?;
-        remove_empty_dirs(disk, &below)?;
+        let path = format!("{prefix}{name}");
+        remove_empty_below(disk, &below, &format!("{path}/"), removed)?;
         match disk.remove_dir(dir, &name) {
             // A name that is no UTF-8, or something that came in behind our back.
             Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => {
@@ -430,6 +447,7 @@ fn remove_empty_dirs<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
             }
             other => other.map_err(&fail)?,
         }
+        removed(&path);
     }
     Ok(())
 }

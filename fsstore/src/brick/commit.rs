@@ -1,6 +1,8 @@
 //! The only publisher: one thread through which every change of names passes, in groups.
 //!
-//! Being one thread it is every key's lock: what a job looks at stays so until the job ends.
+//! Jobs act one after another, each holding the turn's lock, which so is every key's lock: what a
+//! job looks at stays so until the job ends. A caller who must not wait for the queue takes the
+//! same lock on its own thread ([`Committer::act_here`]); such a change is not durable.
 //! A group goes through these steps, in this order, and each job waits for the last:
 //!
 //! 1. intents   the keys about to change are appended to the intent log;
@@ -9,7 +11,8 @@
 //! 3. act       each job decides its precondition and publishes (link, rename, unlink, …);
 //! 4. index     the changes become visible to listings;
 //! 5. sync      the directories that changed are made durable;
-//! 6. answer    each job's caller hears of it.
+//! 6. tell      those who watch hear of it, where anyone does, from a thread of its own;
+//! 7. answer    each job's caller hears of it.
 //!
 //! A power cut before 3 leaves the old objects, one after 5 the new; between, each name is old or
 //! new, and its key is in the log, so that the index learns which. Jobs that need not be
@@ -18,19 +21,31 @@
 //! ([`Turn::later`]). Where a sync fails, its directories are synced again with the next group,
 //! since that group may build on them.
 //!
+//! Locks: the turn's, which guards names and what is unsynced; the log's own comes after it.
+//!
 //! Knows nothing of records, requests or SQL.
 
+mod tell;
+#[cfg(test)]
+mod tests;
+mod turn;
+
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
+use self::tell::Teller;
+pub use self::turn::Turn;
+use self::turn::{Changed, Mode, Unsynced, same_failure, sync_after};
 use super::disk::{Disk, DiskFile};
 use super::intents::IntentLog;
+use super::notices::{Notice, Watchers};
 use crate::error::{Result, StoreError};
+use crate::files::FilesWatcher;
 use crate::name::{BucketName, ObjectKey};
 
 /// Most jobs in one group.
@@ -39,60 +54,6 @@ const MAX_GROUP: usize = 256;
 const STACK_LEN_BYTES: usize = 8 << 20;
 /// From this many staged files on, one syncfs(2) is cheaper than an fsync(2) each.
 const SYNC_EVERYTHING_FROM: usize = 4;
-
-/// What a job is given to act with.
-pub struct Turn<'a, D: Disk> {
-    disk: &'a D,
-    durable: bool,
-    changed: &'a mut Changed<D>,
-}
-
-struct Changed<D: Disk> {
-    dirs: Vec<Arc<D::Dir>>,
-    files: Vec<Arc<D::File>>,
-    later: Vec<Box<dyn FnOnce() + Send>>,
-    /// Why a job could not settle: the group's syncs are not tried again.
-    unsettled: Option<StoreError>,
-}
-
-impl<D: Disk> Turn<'_, D> {
-    /// Notes that names in a directory changed, to be made durable before the answer.
-    pub fn changed(&mut self, dir: &Arc<D::Dir>) {
-        if !self
-            .changed
-            .dirs
-            .iter()
-            .any(|known| Arc::ptr_eq(known, dir))
-        {
-            self.changed.dirs.push(Arc::clone(dir));
-        }
-    }
-
-    /// Notes that a published file's record changed, to be made durable before the answer.
-    pub fn changed_file(&mut self, file: &Arc<D::File>) {
-        self.changed.files.push(Arc::clone(file));
-    }
-
-    /// Makes what changed so far durable, before what it replaces is taken away. Nothing
-    /// happens where the answer does not wait for stable storage.
-    pub fn settle(&mut self) -> Result<()> {
-        if self.durable {
-            if let Err(e) = sync_after(self.disk, self.changed) {
-                self.changed.unsettled = Some(same_failure(&e));
-                return Err(e);
-            }
-            self.changed.dirs.clear();
-            self.changed.files.clear();
-        }
-        Ok(())
-    }
-
-    /// Clears something up once the changes are durable. Where they cannot be made durable it
-    /// is not done at all.
-    pub fn later(&mut self, clear: impl FnOnce() + Send + 'static) {
-        self.changed.later.push(Box::new(clear));
-    }
-}
 
 /// What must be so before and after a job acts.
 pub struct Terms<D: Disk> {
@@ -165,23 +126,59 @@ struct Job<D: Disk> {
     act: Box<dyn Act<D>>,
 }
 
+/// What jobs and callers on their own threads have in common.
+struct Shared<D: Disk> {
+    disk: Arc<D>,
+    log: Arc<IntentLog<D>>,
+    watchers: Arc<Watchers>,
+    /// The turn's lock.
+    held: Mutex<Held<D>>,
+}
+
+struct Held<D: Disk> {
+    unsynced: Unsynced<D>,
+    /// Nobody acts any more.
+    stopped: bool,
+}
+
+impl<D: Disk> Shared<D> {
+    fn hold(&self) -> MutexGuard<'_, Held<D>> {
+        // Whoever panicked left a change half-way, as a crash may; the lists are whole.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// See the module. Dropping it finishes what was submitted.
 pub struct Committer<D: Disk> {
+    shared: Arc<Shared<D>>,
     jobs: Mutex<Option<Sender<Job<D>>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<D: Disk> Committer<D> {
-    /// Starts the thread.
+    /// Starts its threads.
     pub fn start(disk: Arc<D>, log: Arc<IntentLog<D>>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            disk,
+            log,
+            watchers: Arc::default(),
+            held: Mutex::new(Held {
+                unsynced: Unsynced::default(),
+                stopped: false,
+            }),
+        });
+        let (teller, telling) = Teller::start(Arc::clone(&shared.watchers))?;
         let (jobs, queue) = channel();
-        let thread = std::thread::Builder::new()
+        let running = Arc::clone(&shared);
+        let committing = std::thread::Builder::new()
             .name("commit".to_owned())
             .stack_size(STACK_LEN_BYTES)
-            .spawn(move || run(&*disk, &log, &queue))?;
+            .spawn(move || run(&running, &teller, &queue))?;
         Ok(Self {
+            shared,
             jobs: Mutex::new(Some(jobs)),
-            thread: Mutex::new(Some(thread)),
+            // The teller ends when the committing thread has.
+            threads: Mutex::new(vec![committing, telling]),
         })
     }
 
@@ -210,23 +207,65 @@ impl<D: Disk> Committer<D> {
         async move { heard.await.unwrap_or(Err(StoreError::Stopping)) }
     }
 
-    /// Takes no more jobs and waits until those taken are answered.
+    /// Runs `act` in the keys' lock on this thread, without waiting for the queue: for changes
+    /// of a mount, which answers that the queue waits for may wait for. Nothing is durable on
+    /// return, and those who watch are not told. A panic of `act` goes through. Errors: Stopping,
+    /// and those of writing the log; then `act` did not run.
+    pub fn act_here<T>(
+        &self,
+        keys: &[(BucketName, ObjectKey)],
+        act: impl FnOnce(&mut Turn<'_, D>) -> T,
+    ) -> Result<T> {
+        let shared = &*self.shared;
+        let mut held = shared.hold();
+        if held.stopped {
+            return Err(StoreError::Stopping);
+        }
+        shared.log.append(keys.iter())?;
+        let mut changed = Changed::default();
+        let mut turn = Turn {
+            disk: &*shared.disk,
+            mode: Mode::Here,
+            watched: false,
+            changed: &mut changed,
+            unsynced: &mut held.unsynced,
+        };
+        let acted = catch_unwind(AssertUnwindSafe(|| act(&mut turn)));
+        held.unsynced.take_here(&shared.disk, changed);
+        drop(held);
+        acted.map_or_else(|panic| resume_unwind(panic), Ok)
+    }
+
+    /// Tells `watcher` of every change from now on, as long as it lives.
+    pub fn watch(&self, watcher: &Arc<dyn FilesWatcher>) {
+        // A change that is not told of is over before the watcher looks at anything.
+        let _held = self.shared.hold();
+        self.shared.watchers.add(watcher);
+    }
+
+    /// Tells those who watch, on this thread, which must serve no mount.
+    pub fn tell(&self, notices: &[Notice]) {
+        self.shared.watchers.tell(notices);
+    }
+
+    /// Takes no more jobs, waits until those taken are answered, and lets nobody act any more.
     pub fn stop(&self) {
         self.jobs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-            && thread.join().is_err()
-        {
-            tracing::error!("the committing thread panicked");
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let this = std::thread::current().id();
+        // The last owner may be what one of them drops: it cannot wait for itself.
+        if threads.iter().all(|thread| thread.thread().id() != this) {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a committing thread panicked");
+                }
+            }
         }
+        self.shared.hold().stopped = true;
     }
 }
 
@@ -236,8 +275,7 @@ impl<D: Disk> Drop for Committer<D> {
     }
 }
 
-fn run<D: Disk>(disk: &D, log: &IntentLog<D>, queue: &Receiver<Job<D>>) {
-    let mut unsynced = Vec::new();
+fn run<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, queue: &Receiver<Job<D>>) {
     while let Ok(first) = queue.recv() {
         let (mut durable, mut relaxed) = (Vec::new(), Vec::new());
         let mut next = Some(first);
@@ -252,23 +290,18 @@ fn run<D: Disk>(disk: &D, log: &IntentLog<D>, queue: &Receiver<Job<D>>) {
                 .flatten();
         }
         if !relaxed.is_empty() {
-            commit_group(disk, log, relaxed, false, &mut unsynced);
+            commit_group(shared, teller, relaxed, Mode::Relaxed);
         }
         if !durable.is_empty() {
-            commit_group(disk, log, durable, true, &mut unsynced);
+            commit_group(shared, teller, durable, Mode::Durable);
         }
     }
 }
 
-fn commit_group<D: Disk>(
-    disk: &D,
-    log: &IntentLog<D>,
-    group: Vec<Job<D>>,
-    durable: bool,
-    unsynced: &mut Vec<Arc<D::Dir>>,
-) {
+fn commit_group<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, group: Vec<Job<D>>, mode: Mode) {
+    let (disk, durable) = (&*shared.disk, mode == Mode::Durable);
     let mut ready = Vec::with_capacity(group.len());
-    for (job, failed) in prepare(disk, log, group, durable) {
+    for (job, failed) in prepare(shared, group, durable) {
         match failed {
             Some(e) => job.act.answer(Some(e)),
             None => ready.push(job),
@@ -277,50 +310,66 @@ fn commit_group<D: Disk>(
     if ready.is_empty() {
         return;
     }
-    let mut changed = Changed {
-        dirs: if durable {
-            std::mem::take(unsynced)
-        } else {
-            Vec::new()
-        },
-        files: Vec::new(),
-        later: Vec::new(),
-        unsettled: None,
-    };
+    let mut changed = Changed::default();
     for job in &mut ready {
-        let mut turn = Turn {
-            disk,
-            durable,
-            changed: &mut changed,
-        };
-        // A job that panics must not take the publisher of everyone else's with it.
-        let act = AssertUnwindSafe(|| job.act.act(&mut turn));
-        if catch_unwind(act).is_err() {
-            tracing::error!("a change panicked half-way");
-        }
+        act_one(shared, job, mode, &mut changed);
     }
     let failure = match changed.unsettled.take() {
         None if durable => sync_after(disk, &changed).err(),
         unsettled => unsettled,
     };
+    let notices = std::mem::take(&mut changed.notices);
+    let built = std::mem::take(&mut changed.built);
     match failure {
-        Some(_) => *unsynced = changed.dirs,
+        Some(_) => shared.hold().unsynced.take_failed(changed),
         None => changed.later.into_iter().for_each(|clear| clear()),
     }
-    for job in ready {
-        job.act.answer(failure.as_ref().map(same_failure));
+    if !built.is_empty() {
+        shared.hold().unsynced.take_here(
+            disk,
+            Changed {
+                built,
+                ..Changed::default()
+            },
+        );
+    }
+    teller.answer(notices, ready, failure);
+}
+
+/// One job's turn.
+fn act_one<D: Disk>(shared: &Shared<D>, job: &mut Job<D>, mode: Mode, changed: &mut Changed<D>) {
+    let mut held = shared.hold();
+    if mode == Mode::Durable {
+        held.unsynced.give_to(changed);
+    }
+    let mut turn = Turn {
+        disk: &*shared.disk,
+        mode,
+        watched: shared.watchers.any(),
+        changed,
+        unsynced: &mut held.unsynced,
+    };
+    // A job that panics must not take the publisher of everyone else's with it.
+    let act = AssertUnwindSafe(|| job.act.act(&mut turn));
+    if catch_unwind(act).is_err() {
+        tracing::error!("a change panicked half-way");
     }
 }
 
 /// Steps 1 and 2. Gives each job with why it cannot go on.
 fn prepare<D: Disk>(
-    disk: &D,
-    log: &IntentLog<D>,
+    shared: &Shared<D>,
     group: Vec<Job<D>>,
     durable: bool,
 ) -> Vec<(Job<D>, Option<StoreError>)> {
+    let (disk, log) = (&*shared.disk, &*shared.log);
     let keys = group.iter().flat_map(|job| &job.terms.keys);
-    let logged = log.rotate_if_due().and_then(|()| log.append(keys));
+    let logged = {
+        // What is in a closed segment was acted on, by callers on their own threads as well.
+        let _held = shared.hold();
+        log.rotate_if_due()
+    }
+    .and_then(|()| log.append(keys));
     if !durable || logged.is_err() {
         let failure = |job: &Job<D>| match &logged {
             Err(e) if !job.terms.removes => Some(same_failure(e)),
@@ -384,42 +433,4 @@ fn sync_before<'a, D: Disk>(
                 .map(|e| StoreError::from_io("make a file durable", e))
         })
         .collect())
-}
-
-fn sync_after<D: Disk>(disk: &D, changed: &Changed<D>) -> Result<()> {
-    let fail = |e| StoreError::from_io("make a change durable", e);
-    if changed.dirs.len() + changed.files.len() >= SYNC_EVERYTHING_FROM {
-        match disk.sync_everything() {
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
-            other => return other.map_err(fail),
-        }
-    }
-    changed
-        .files
-        .iter()
-        .try_for_each(|file| file.sync().map_err(fail))?;
-    changed
-        .dirs
-        .iter()
-        .try_for_each(|dir| disk.sync_dir(dir).map_err(fail))
-}
-
-/// One failure told to many.
-fn same_failure(failure: &StoreError) -> StoreError {
-    match failure {
-        StoreError::NoSpace => StoreError::NoSpace,
-        StoreError::QuotaExceeded => StoreError::QuotaExceeded,
-        StoreError::ReadOnly => StoreError::ReadOnly,
-        StoreError::Io { action, source } => {
-            let source = match source.raw_os_error() {
-                Some(raw) => io::Error::from_raw_os_error(raw),
-                None => io::Error::new(source.kind(), source.to_string()),
-            };
-            StoreError::Io { action, source }
-        }
-        other => StoreError::Io {
-            action: "make a group durable",
-            source: io::Error::other(other.to_string()),
-        },
-    }
 }

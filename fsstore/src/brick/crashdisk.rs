@@ -373,6 +373,10 @@ impl Disk for CrashDisk {
         }
     }
 
+    fn syncs_everything(&self) -> bool {
+        self.shared.abilities.syncs_everything
+    }
+
     fn dir_record(&self, dir: &Handle) -> io::Result<Option<Vec<u8>>> {
         record_of(dir)
     }

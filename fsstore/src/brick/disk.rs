@@ -125,6 +125,9 @@ pub trait Disk: Send + Sync + 'static {
     /// file system cannot promise that. Source: syncfs(2).
     fn sync_everything(&self) -> io::Result<()>;
 
+    /// Whether [`Disk::sync_everything`] can be asked.
+    fn syncs_everything(&self) -> bool;
+
     /// A directory's record, none where it has none. Unsupported without xattrs.
     fn dir_record(&self, dir: &Self::Dir) -> io::Result<Option<Vec<u8>>>;
 

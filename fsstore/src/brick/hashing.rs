@@ -201,6 +201,7 @@ impl<D: Disk> Inner<D> {
             renewed(record.clone(), state, facts, digests)
         };
         self.stamps.changing(now.ino);
+        turn.touched(now.ino);
         match self.tree.records.save(&file, &now, &known) {
             Ok(()) => {
                 turn.changed_file(&file);

@@ -21,6 +21,8 @@ pub mod lane;
 pub mod listing;
 pub mod look;
 pub mod multipart;
+pub mod names;
+pub mod notices;
 pub mod object;
 pub mod osdisk;
 pub mod publish;

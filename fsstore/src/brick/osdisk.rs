@@ -386,6 +386,10 @@ impl Disk for OsDisk {
         Ok(fs::syncfs(&*self.root)?)
     }
 
+    fn syncs_everything(&self) -> bool {
+        self.syncs_everything
+    }
+
     fn dir_record(&self, dir: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
         get_xattr(dir.as_fd())
     }

@@ -75,6 +75,7 @@ impl<D: Disk> Tree<D> {
                 Ok(true) => {
                     moved.placed = true;
                     turn.changed(&parent);
+                    turn.named_in(&at.bucket, path);
                     // A crash between shelter and return can leave an older file there.
                     self.replace_escaped(turn, at, moved)?;
                     return Ok(true);
@@ -154,6 +155,7 @@ impl<D: Disk> Tree<D> {
             match self.disk.rename(&self.own.staging, &staged, parent, name) {
                 Ok(()) => {
                     moved.existed = true;
+                    turn.touched(old.ino);
                     self.forget_later(turn, old, held);
                     return Ok(true);
                 }
@@ -237,6 +239,7 @@ impl<D: Disk> Tree<D> {
         state.marker = Some(record);
         self.records.save_dir(&opened, &state)?;
         turn.changed(&opened);
+        turn.touched_dir(&opened);
         self.replace_escaped(turn, at, &mut moved)?;
         Ok(moved)
     }
@@ -265,6 +268,7 @@ impl<D: Disk> Tree<D> {
         if was {
             self.records.save_dir(dir, &state)?;
             turn.changed(dir);
+            turn.touched_dir(dir);
         }
         Ok(was)
     }
@@ -293,10 +297,10 @@ impl<D: Disk> Tree<D> {
                 match &next {
                     Ok(_) => break,
                     Err(e) if e.kind() == ErrorKind::NotFound => {
-                        self.make_dir_of_ours(turn, &dir, name)?;
+                        self.make_dir_of_ours(turn, bucket, &path[..end], &dir)?;
                     }
                     Err(e) if e.kind() == ErrorKind::NotADirectory => {
-                        self.enter_shelter(turn, bucket, &path[..end], &dir, name, moved)?;
+                        self.enter_shelter(turn, bucket, &path[..end], &dir, moved)?;
                     }
                     Err(_) => break,
                 }
@@ -315,16 +319,19 @@ impl<D: Disk> Tree<D> {
     fn make_dir_of_ours(
         &self,
         turn: &mut Turn<'_, D>,
+        bucket: &BucketName,
+        path: &str,
         parent: &Arc<D::Dir>,
-        name: &str,
     ) -> Result<()> {
         let fail = failed("make a directory");
+        let (_, name) = split_parent(path);
         match self.disk.make_dir(parent, name) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
             Err(e) => return Err(fail(e)),
         }
         turn.changed(parent);
+        turn.named_in(bucket, path);
         let dir = self.disk.open_dir(parent, name).map_err(&fail)?;
         self.records.save_dir(
             &dir,
@@ -343,10 +350,10 @@ impl<D: Disk> Tree<D> {
         bucket: &BucketName,
         path: &str,
         parent: &Arc<D::Dir>,
-        name: &str,
         moved: &mut Moved,
     ) -> Result<()> {
         let fail = failed("move an object to its shelter");
+        let (_, name) = split_parent(path);
         let Some(facts) = absent_is_none(self.disk.stat(parent, name)).map_err(&fail)? else {
             return Ok(());
         };
@@ -366,6 +373,8 @@ impl<D: Disk> Tree<D> {
         moved.keys.push((key, facts.ino));
         turn.changed(parent);
         turn.changed(&dir);
+        turn.named_in(bucket, path);
+        turn.touched(facts.ino);
         Ok(())
     }
 

@@ -77,6 +77,8 @@ impl<D: Disk> Tree<D> {
             .is_some()
         {
             turn.changed(&parent);
+            turn.named_in(&at.bucket, path);
+            turn.touched(facts.ino);
             moved.existed = true;
             self.forget_later(turn, facts, held);
         }
@@ -156,7 +158,10 @@ impl<D: Disk> Tree<D> {
                 return Ok(());
             };
             match self.disk.remove_dir(&parent, name) {
-                Ok(()) => turn.changed(&parent),
+                Ok(()) => {
+                    turn.changed(&parent);
+                    turn.named_in(bucket, path);
+                }
                 Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => return Ok(()),
                 Err(e) if is_absent(&e) => return Ok(()),
                 Err(e) => return Err(fail(e)),
@@ -207,6 +212,8 @@ impl<D: Disk> Tree<D> {
         }
         moved.keys.push((key, facts.ino));
         turn.changed(&dir);
+        turn.named_in(bucket, path);
+        turn.touched(facts.ino);
         self.prune_own_dirs(turn, dir_path);
         Ok(true)
     }

@@ -363,6 +363,7 @@ impl<D: Disk> Inner<D> {
         };
         let file = Arc::new(file);
         self.stamps.changing(found.facts.ino);
+        turn.touched(found.facts.ino);
         let changed = self.write_patch(turn, &file, &found.facts, &mut record, now);
         let facts = file.facts().map_err(failed("look at an object"))?;
         if keeps_doubt {
