@@ -351,6 +351,19 @@ impl ByteRange {
     }
 }
 
+/// To whom a file made for someone belongs on disk, and with which permissions. What is none is as
+/// for a file of the server's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileOwner {
+    /// The user.
+    pub uid: Option<u32>,
+    /// The group, but in a set-group-ID directory: there it is the directory's.
+    pub gid: Option<u32>,
+    /// Bits taken from the permissions, unless the directory has a default ACL. Source: umask(2).
+    pub umask: Option<u32>,
+}
+
 /// An upload under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadInfo {
@@ -364,6 +377,8 @@ pub struct UploadInfo {
     pub attrs: Attributes,
     /// The checksum asked for when it was begun.
     pub checksum: Option<(DigestAlgorithm, ChecksumKind)>,
+    /// To whom the object's file will belong.
+    pub file_owner: FileOwner,
 }
 
 /// A part of an upload under way.

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::name::{BucketName, ETag, ObjectKey, PartNumber, UploadId};
 use crate::object::{
-    Attributes, ChecksumKind, DigestAlgorithm, DigestSet, ExpectedDigest, Locator, ObjectInfo,
-    ObjectPart, PartClaim, PartInfo, Precondition, Timestamp, UploadInfo,
+    Attributes, ChecksumKind, DigestAlgorithm, DigestSet, ExpectedDigest, FileOwner, Locator,
+    ObjectInfo, ObjectPart, PartClaim, PartInfo, Precondition, Timestamp, UploadInfo,
 };
 
 /// Longest object, in bytes. Source: S3 User Guide, "Multipart upload limits" (5 TiB).
@@ -62,6 +62,8 @@ pub struct NewBucket {
     pub owner: Option<String>,
     /// First settings.
     pub settings: BTreeMap<String, String>,
+    /// To whom its directory belongs.
+    pub file_owner: FileOwner,
 }
 
 /// How bytes are staged.
@@ -86,6 +88,9 @@ pub struct CommitOptions {
     pub keep_checksum: Option<DigestAlgorithm>,
     /// The mtime to give the file; none means now.
     pub modified: Option<Timestamp>,
+    /// To whom the new file belongs, and the directories made for it; whose file it replaces does
+    /// not matter.
+    pub file_owner: FileOwner,
 }
 
 /// How attributes of an object that stays are changed. Fields that are `None` stay as they are.
@@ -99,6 +104,8 @@ pub struct AttrsPatch {
     pub acl: Option<Option<String>>,
     /// New owner.
     pub owner: Option<String>,
+    /// To whom the file belongs from now on; its permissions stay.
+    pub file_owner: Option<FileOwner>,
     /// Whether the modification time becomes now.
     pub touch: bool,
 }
@@ -158,6 +165,8 @@ pub struct NewUpload {
     pub attrs: Attributes,
     /// The checksum asked for.
     pub checksum: Option<(DigestAlgorithm, ChecksumKind)>,
+    /// As in [`CommitOptions`].
+    pub file_owner: FileOwner,
 }
 
 /// What a listing of uploads asks for. Order is by key, then by time of creation.

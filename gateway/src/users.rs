@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use fsstore::name::hex;
-use fsstore::object::Timestamp;
+use fsstore::object::{FileOwner, Timestamp};
 use sha2::{Digest, Sha256};
 
 use crate::auth::signing_key::SigningKeys;
@@ -36,6 +36,8 @@ pub const MIN_ACCESS_KEY_LEN_BYTES: usize = 3;
 pub const MAX_ACCESS_KEY_LEN_BYTES: usize = 128;
 /// Longest name of a user, an account or a group, in bytes.
 pub const MAX_NAME_LEN_BYTES: usize = 128;
+/// What is no user's and no group's number. Source: chown(2).
+const NO_ID: u32 = u32::MAX;
 /// Most users and most keys a store takes.
 pub const MAX_USERS: usize = 100_000;
 
@@ -72,14 +74,63 @@ pub struct User {
     pub account: String,
     /// Groups, without order.
     pub groups: Vec<String>,
-    /// The user id that a mount will give this user's files. Kept, and not applied yet: files
-    /// belong to the server's own user.
+    /// The user id that this user's files have on disk; none leaves them the server's own.
     pub uid: Option<u32>,
     /// The group id, likewise.
     pub gid: Option<u32>,
+    /// Bits taken from the permissions of this user's files; none is the server's own umask.
+    pub umask: Option<Umask>,
+}
+
+/// Bits taken from permissions, as umask(2) has them. Written in octal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Umask(u32);
+
+impl std::str::FromStr for Umask {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "octal digits, up to 0777";
+        let is_octal = text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let bits = u32::from_str_radix(text, 8).map_err(|_| FORM)?;
+        if !is_octal || bits > 0o777 {
+            return Err(FORM);
+        }
+        Ok(Self(bits))
+    }
+}
+
+impl TryFrom<String> for Umask {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Umask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl From<Umask> for String {
+    fn from(umask: Umask) -> Self {
+        umask.to_string()
+    }
 }
 
 impl User {
+    /// To whom this user's files belong on disk.
+    pub fn file_owner(&self) -> FileOwner {
+        FileOwner {
+            uid: self.uid,
+            gid: self.gid,
+            umask: self.umask.map(|Umask(bits)| bits),
+        }
+    }
+
     /// True for members of [`ADMIN_GROUP`].
     pub fn is_admin(&self) -> bool {
         self.groups.iter().any(|group| group == ADMIN_GROUP)
@@ -212,6 +263,9 @@ impl Directory {
         check_name("account", &user.account)?;
         for group in &user.groups {
             check_name("group", group)?;
+        }
+        if [user.uid, user.gid].contains(&Some(NO_ID)) {
+            return Err(malformed("uid or gid", "0 to 4294967294"));
         }
         if !is_canonical_id(&user.id) {
             return Err(malformed("user id", "64 lower-case hex digits"));

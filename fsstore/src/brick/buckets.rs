@@ -186,8 +186,8 @@ impl Buckets {
         // The record first: a directory without one would be nobody's bucket.
         write_record(tree, turn, name, &record)?;
         turn.settle()?;
-        match tree.disk.make_dir(&tree.root, name.as_str()) {
-            Ok(()) => {}
+        match tree.make_dir_for(&tree.root, name.as_str(), &new.file_owner) {
+            Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 return Err(StoreError::BucketExists { owner: None });
             }

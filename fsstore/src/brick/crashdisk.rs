@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::disk::{DirEntry, Disk, DiskFile, FileFacts, FileKind, Room};
+use super::disk::{Access, DirEntry, Disk, DiskFile, FileFacts, FileKind, Inheritance, Room};
 use gate::Gate;
 use world::{Id, ROOT};
 pub use world::{Model, Random, World};
@@ -80,6 +80,13 @@ pub struct CrashDisk {
 pub struct Handle {
     shared: Arc<Shared>,
     id: Id,
+}
+
+impl Handle {
+    /// Who may do what with it.
+    pub fn access(&self) -> io::Result<Access> {
+        Ok(self.shared.lock().world.node(self.id)?.access.clone())
+    }
 }
 
 impl Drop for Handle {
@@ -293,7 +300,7 @@ impl Disk for CrashDisk {
         Ok(())
     }
 
-    fn make_dir(&self, parent: &Handle, name: &str) -> io::Result<()> {
+    fn make_dir(&self, parent: &Handle, name: &str, _mode: u32) -> io::Result<()> {
         let mut guarded = self.change("make_dir")?;
         match guarded.world.entry(parent.id, name) {
             Ok(_) => return Err(Errno::EXIST.into()),
@@ -385,6 +392,15 @@ impl Disk for CrashDisk {
         set_record_of(dir, record)
     }
 
+    fn inheritance(&self, dir: &Handle) -> io::Result<Inheritance> {
+        self.read("inheritance")?.world.node(dir.id)?;
+        Ok(Inheritance::default())
+    }
+
+    fn set_dir_access(&self, dir: &Handle, access: &Access) -> io::Result<()> {
+        dir.set_access(access)
+    }
+
     fn has_xattrs(&self) -> bool {
         self.shared.abilities.has_xattrs
     }
@@ -453,6 +469,12 @@ impl DiskFile for Handle {
         begin(&self.shared, "set_modified", true)?
             .world
             .set_modified(self.id, mtime_ns)
+    }
+
+    fn set_access(&self, access: &Access) -> io::Result<()> {
+        begin(&self.shared, "set_access", true)?
+            .world
+            .set_access(self.id, access)
     }
 
     fn sync(&self) -> io::Result<()> {

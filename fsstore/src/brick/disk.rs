@@ -48,6 +48,28 @@ pub struct Room {
     pub free_bytes: u64,
 }
 
+/// Who may do what with a file or directory, as it is to be; what is none stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// The permission bits, of three times three.
+    pub mode: Option<u32>,
+    /// The access ACL, as its xattr has it.
+    pub acl: Option<Vec<u8>>,
+}
+
+/// What a directory hands down to what is made in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inheritance {
+    /// Its group, where it is a set-group-ID directory. Source: inode(7).
+    pub gid: Option<u32>,
+    /// Its default ACL, as its xattr has it.
+    pub default_acl: Option<Vec<u8>>,
+}
+
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
@@ -102,8 +124,9 @@ pub trait Disk: Send + Sync + 'static {
     /// Removes a file's name.
     fn unlink(&self, dir: &Self::Dir, name: &str) -> io::Result<()>;
 
-    /// Makes a directory: AlreadyExists where anything stands.
-    fn make_dir(&self, parent: &Self::Dir, name: &str) -> io::Result<()>;
+    /// Makes a directory, with permissions less the process's umask: AlreadyExists where anything
+    /// stands.
+    fn make_dir(&self, parent: &Self::Dir, name: &str, mode: u32) -> io::Result<()>;
 
     /// Removes an empty directory: DirectoryNotEmpty otherwise.
     fn remove_dir(&self, parent: &Self::Dir, name: &str) -> io::Result<()>;
@@ -134,6 +157,12 @@ pub trait Disk: Send + Sync + 'static {
     /// Sets a directory's record, or takes it away.
     fn set_dir_record(&self, dir: &Self::Dir, record: Option<&[u8]>) -> io::Result<()>;
 
+    /// What a directory hands down.
+    fn inheritance(&self, dir: &Self::Dir) -> io::Result<Inheritance>;
+
+    /// As [`DiskFile::set_access`], of a directory.
+    fn set_dir_access(&self, dir: &Self::Dir, access: &Access) -> io::Result<()>;
+
     /// Whether files take user xattrs at all.
     fn has_xattrs(&self) -> bool;
 
@@ -160,6 +189,10 @@ pub trait DiskFile: Send + Sync + 'static {
 
     /// Sets its mtime.
     fn set_modified(&self, mtime_ns: i64) -> io::Result<()>;
+
+    /// Sets permissions, then owner and group: last, because who gives a file away may not
+    /// touch it any more. An owner or group that this process may not give is passed over.
+    fn set_access(&self, access: &Access) -> io::Result<()>;
 
     /// Makes its bytes, length and record durable. After an error it is never tried again.
     fn sync(&self) -> io::Result<()>;

@@ -9,6 +9,7 @@
 //!
 //! Files with their records are the truth; the index may be deleted at any time.
 
+mod acl;
 pub mod attrs;
 pub mod buckets;
 pub mod commit;
@@ -25,6 +26,7 @@ pub mod names;
 pub mod notices;
 pub mod object;
 pub mod osdisk;
+mod owner;
 pub mod publish;
 pub mod records;
 pub mod removal;
@@ -37,6 +39,8 @@ pub mod uploads;
 pub mod volume;
 pub mod walk;
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -169,8 +173,14 @@ impl Brick<OsDisk> {
 
 fn open_disk(root: &Path) -> Result<OsDisk> {
     let fail = |e| StoreError::from_io("open the volume's root", e);
+    std::fs::create_dir_all(root).map_err(fail)?;
     let staging = root.join(RESERVED).join("staging");
-    std::fs::create_dir_all(&staging).map_err(fail)?;
+    // No one else's, like what will be in it.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&staging)
+        .map_err(fail)?;
     OsDisk::open(root, &staging).map_err(fail)
 }
 

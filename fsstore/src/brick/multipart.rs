@@ -10,7 +10,7 @@ use super::attrs::{MultipartTag, Parts, Record};
 use super::commit::Terms;
 use super::disk::{Disk, DiskFile};
 use super::sink::{Sink, Target, off_thread, require_room};
-use super::staged::Whole;
+use super::staged::{Unsealed, Whole};
 use super::tree::failed;
 use super::upload::{Claim, Upload};
 use crate::compose::{Composition, compose};
@@ -165,9 +165,10 @@ impl<D: Disk> Inner<D> {
         let composition = compose(upload.info.checksum, &parts, claims, &options)?;
         let durable = self.buckets.durability(&at.bucket) == Durability::Strict;
         let (inner, source, wanted) = (Arc::clone(self), Arc::clone(&upload), id.clone());
+        let target = at.clone();
         // The guard goes along: a caller that leaves must not reopen it under the copying.
         let (reopening, whole) = off_thread(move || {
-            let whole = inner.make_composed(&source, &wanted, &composition)?;
+            let whole = inner.make_composed(&target, &source, &wanted, &composition)?;
             Ok((reopening, whole))
         })
         .await?;
@@ -216,6 +217,7 @@ impl<D: Disk> Inner<D> {
 
     fn make_composed(
         &self,
+        at: &Locator,
         upload: &Upload<D>,
         id: &UploadId,
         composition: &Composition,
@@ -265,7 +267,13 @@ impl<D: Disk> Inner<D> {
             parts: Parts::of(&composition.parts),
             ..Record::default()
         };
-        self.seal(file, record, composition.len_bytes, true, true)
+        let unsealed = Unsealed {
+            file,
+            record,
+            len_bytes: composition.len_bytes,
+            owner: upload.info.file_owner,
+        };
+        self.seal(at, unsealed, true, true)
     }
 
     pub(super) async fn end_upload(self: &Arc<Self>, at: &Locator, id: &UploadId) -> Result<()> {

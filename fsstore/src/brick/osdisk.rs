@@ -1,16 +1,21 @@
 //! [`Disk`] over a real directory tree, by system calls.
 
+mod access;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use self::access::may_give_files_away;
+use self::access::set_access;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::acl::DEFAULT_ACL;
 use super::attrs::XATTR_NAME;
-use super::disk::{DirEntry, Disk, DiskFile, FileFacts, FileKind, Room};
+use super::disk::{Access, DirEntry, Disk, DiskFile, FileFacts, FileKind, Inheritance, Room};
 use crate::keypath::RESERVED;
 
 /// Largest value an xattr can have on Linux. Source: xattr(7), XATTR_SIZE_MAX.
@@ -213,10 +218,10 @@ fn kind_of(kind: FileType) -> FileKind {
     }
 }
 
-fn get_xattr(fd: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
+fn get_xattr(fd: BorrowedFd<'_>, name: &str) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0; USUAL_RECORD_LEN_BYTES];
     loop {
-        match fs::fgetxattr(fd, XATTR_NAME, &mut value[..]) {
+        match fs::fgetxattr(fd, name, &mut value[..]) {
             Ok(len) => {
                 value.truncate(len);
                 return Ok(Some(value));
@@ -330,8 +335,8 @@ impl Disk for OsDisk {
         Ok(fs::unlinkat(dir, name, AtFlags::empty())?)
     }
 
-    fn make_dir(&self, parent: &OwnedFd, name: &str) -> io::Result<()> {
-        Ok(fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?)
+    fn make_dir(&self, parent: &OwnedFd, name: &str, mode: u32) -> io::Result<()> {
+        Ok(fs::mkdirat(parent, name, Mode::from_raw_mode(mode))?)
     }
 
     fn remove_dir(&self, parent: &OwnedFd, name: &str) -> io::Result<()> {
@@ -391,7 +396,7 @@ impl Disk for OsDisk {
     }
 
     fn dir_record(&self, dir: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
-        get_xattr(dir.as_fd())
+        get_xattr(dir.as_fd(), XATTR_NAME)
     }
 
     fn set_dir_record(&self, dir: &OwnedFd, record: Option<&[u8]>) -> io::Result<()> {
@@ -407,6 +412,19 @@ impl Disk for OsDisk {
                 Err(e) => Err(e.into()),
             },
         }
+    }
+
+    fn inheritance(&self, dir: &OwnedFd) -> io::Result<Inheritance> {
+        let stat = fs::statx(dir, "", AtFlags::EMPTY_PATH, STAT_MASK)?;
+        let hands_down_group = Mode::from_raw_mode(stat.stx_mode.into()).contains(Mode::SGID);
+        Ok(Inheritance {
+            gid: hands_down_group.then_some(stat.stx_gid),
+            default_acl: get_xattr(dir.as_fd(), DEFAULT_ACL)?,
+        })
+    }
+
+    fn set_dir_access(&self, dir: &OwnedFd, access: &Access) -> io::Result<()> {
+        set_access(dir.as_fd(), access)
     }
 
     fn has_xattrs(&self) -> bool {
@@ -489,6 +507,10 @@ impl DiskFile for OsFile {
         Ok(fs::futimens(&self.fd, &times)?)
     }
 
+    fn set_access(&self, access: &Access) -> io::Result<()> {
+        set_access(self.fd.as_fd(), access)
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(fs::fsync(&self.fd)?)
     }
@@ -525,7 +547,7 @@ impl DiskFile for OsFile {
     }
 
     fn record(&self) -> io::Result<Option<Vec<u8>>> {
-        get_xattr(self.fd.as_fd())
+        get_xattr(self.fd.as_fd(), XATTR_NAME)
     }
 
     fn set_record(&self, record: &[u8]) -> io::Result<()> {

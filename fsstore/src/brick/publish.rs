@@ -10,15 +10,26 @@ use std::sync::atomic::Ordering;
 use super::attrs::Record;
 use super::commit::Turn;
 use super::disk::{Disk, DiskFile, FileFacts, FileKind};
+use super::owner::OWN_DIR_MODE;
 use super::records::DirState;
 use super::tree::{Moved, Tree, absent_is_none, failed, is_absent, split_parent};
 use crate::error::{FailedCondition, Result, StoreError};
 use crate::keypath::{self, Place};
 use crate::name::{BucketName, ObjectKey};
-use crate::object::Locator;
+use crate::object::{FileOwner, Locator};
 
 /// Most rounds with a foreign hand that makes and removes the same names as we do.
 const MAX_ROUNDS: usize = 16;
+
+/// A staged file that is to get its key's name.
+pub struct NewFile<'a, D: Disk> {
+    /// The file.
+    pub file: &'a D::File,
+    /// To whom the directories made on the way belong.
+    pub owner: &'a FileOwner,
+    /// Whether nothing may be replaced.
+    pub only_new: bool,
+}
 
 impl<D: Disk> Tree<D> {
     /// Gives a staged file its key's name, replacing what stood there unless `only_new`. What
@@ -29,14 +40,18 @@ impl<D: Disk> Tree<D> {
         &self,
         turn: &mut Turn<'_, D>,
         at: &Locator,
-        file: &D::File,
-        only_new: bool,
+        new: &NewFile<'_, D>,
         moved: &mut Moved,
     ) -> Result<()> {
+        let NewFile {
+            file,
+            owner,
+            only_new,
+        } = *new;
         let placed = match keypath::place(&at.key) {
-            Place::Plain(path) => self.publish_plain(turn, at, path, file, only_new, moved)?,
+            Place::Plain(path) => self.publish_plain(turn, at, path, new, moved)?,
             Place::Marker { dir } => {
-                let opened = self.make_dirs(turn, &at.bucket, dir, moved)?;
+                let opened = self.make_dirs(turn, &at.bucket, dir, owner, moved)?;
                 self.publish_escaped(turn, at, file, only_new, moved)?;
                 if self.records.load_dir(&opened)?.marker.is_some() {
                     turn.settle()?;
@@ -61,14 +76,18 @@ impl<D: Disk> Tree<D> {
         turn: &mut Turn<'_, D>,
         at: &Locator,
         path: &str,
-        file: &D::File,
-        only_new: bool,
+        new: &NewFile<'_, D>,
         moved: &mut Moved,
     ) -> Result<bool> {
+        let NewFile {
+            file,
+            owner,
+            only_new,
+        } = *new;
         for _ in 0..MAX_ROUNDS {
             let (parent_path, name) = split_parent(path);
             let parent = match parent_path {
-                Some(parent) => self.make_dirs(turn, &at.bucket, parent, moved)?,
+                Some(parent) => self.make_dirs(turn, &at.bucket, parent, owner, moved)?,
                 None => self.bucket_dir(&at.bucket)?,
             };
             match self.place_file(turn, file, &parent, name, only_new, moved) {
@@ -231,9 +250,10 @@ impl<D: Disk> Tree<D> {
         at: &Locator,
         dir: &str,
         record: Record,
+        owner: &FileOwner,
     ) -> Result<Moved> {
         let mut moved = Moved::default();
-        let opened = self.make_dirs(turn, &at.bucket, dir, &mut moved)?;
+        let opened = self.make_dirs(turn, &at.bucket, dir, owner, &mut moved)?;
         let mut state = self.records.load_dir(&opened)?;
         moved.existed = state.marker.is_some();
         state.marker = Some(record);
@@ -280,6 +300,7 @@ impl<D: Disk> Tree<D> {
         turn: &mut Turn<'_, D>,
         bucket: &BucketName,
         path: &str,
+        owner: &FileOwner,
         moved: &mut Moved,
     ) -> Result<Arc<D::Dir>> {
         let fail = failed("make a directory");
@@ -297,7 +318,7 @@ impl<D: Disk> Tree<D> {
                 match &next {
                     Ok(_) => break,
                     Err(e) if e.kind() == ErrorKind::NotFound => {
-                        self.make_dir_of_ours(turn, bucket, &path[..end], &dir)?;
+                        self.make_dir_of_ours(turn, bucket, &path[..end], &dir, owner)?;
                     }
                     Err(e) if e.kind() == ErrorKind::NotADirectory => {
                         self.enter_shelter(turn, bucket, &path[..end], &dir, moved)?;
@@ -322,17 +343,17 @@ impl<D: Disk> Tree<D> {
         bucket: &BucketName,
         path: &str,
         parent: &Arc<D::Dir>,
+        owner: &FileOwner,
     ) -> Result<()> {
         let fail = failed("make a directory");
         let (_, name) = split_parent(path);
-        match self.disk.make_dir(parent, name) {
-            Ok(()) => {}
+        let dir = match self.make_dir_for(parent, name, owner) {
+            Ok(dir) => dir,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
             Err(e) => return Err(fail(e)),
-        }
+        };
         turn.changed(parent);
         turn.named_in(bucket, path);
-        let dir = self.disk.open_dir(parent, name).map_err(&fail)?;
         self.records.save_dir(
             &dir,
             &DirState {
@@ -386,7 +407,7 @@ impl<D: Disk> Tree<D> {
         for name in parent.into_iter().flat_map(|parent| parent.split('/')) {
             let next = match self.disk.open_dir(&dir, name) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {
-                    match self.disk.make_dir(&dir, name) {
+                    match self.disk.make_dir(&dir, name, OWN_DIR_MODE) {
                         Ok(()) => turn.changed(&dir),
                         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                         Err(e) => return Err(fail(e)),

@@ -12,15 +12,16 @@ use bytes::Bytes;
 use super::Inner;
 use super::attrs::{DigestState, Record};
 use super::commit::{Terms, Turn};
-use super::disk::{Disk, DiskFile};
+use super::disk::{Access, Disk, DiskFile};
 use super::index::{Change, Room};
 use super::look::{Looked, row_of};
+use super::publish::NewFile;
 use super::sink::{Sink, Taken};
 use super::tree::{Moved, failed};
 use crate::error::{Result, StoreError};
 use crate::keypath::{self, Place};
 use crate::name::{BucketName, ObjectKey};
-use crate::object::{ETagMatch, Locator, ObjectInfo, Precondition};
+use crate::object::{ETagMatch, FileOwner, Locator, ObjectInfo, Precondition};
 use crate::volume::{AttrsPatch, CommitOptions, Durability, Removed, Staged};
 
 /// Bytes on their way to become an object of a brick.
@@ -30,11 +31,21 @@ pub struct BrickStaged<D: Disk> {
     pub(super) sink: Sink<D>,
 }
 
+/// A file with all its bytes, whose record and owner are not set yet.
+pub(super) struct Unsealed<D: Disk> {
+    pub file: Arc<D::File>,
+    pub record: Record,
+    pub len_bytes: u64,
+    pub owner: FileOwner,
+}
+
 /// A whole file that is to become an object.
 pub(super) struct Whole<D: Disk> {
     pub file: Arc<D::File>,
     pub record: Record,
     pub len_bytes: u64,
+    /// To whom it belongs.
+    pub owner: FileOwner,
     /// Whether it is durable already.
     pub synced: bool,
 }
@@ -54,9 +65,9 @@ impl<D: Disk> Staged for BrickStaged<D> {
         let Self { inner, at, sink } = self;
         let durable = inner.buckets.durability(&at.bucket) == Durability::Strict;
         let precondition = options.precondition.clone();
-        let finishing = Arc::clone(&inner);
+        let (finishing, place) = (Arc::clone(&inner), at.clone());
         let whole = sink
-            .finish(move |taken| finishing.make_whole(taken, options, durable))
+            .finish(move |taken| finishing.make_whole(&place, taken, options, durable))
             .await?;
         inner.commit_whole(at, whole, precondition, durable).await
     }
@@ -65,6 +76,7 @@ impl<D: Disk> Staged for BrickStaged<D> {
 impl<D: Disk> Inner<D> {
     fn make_whole(
         &self,
+        at: &Locator,
         taken: Taken<D>,
         options: CommitOptions,
         durable: bool,
@@ -86,25 +98,30 @@ impl<D: Disk> Inner<D> {
                 .set_modified(modified.0)
                 .map_err(failed("set a file's time"))?;
         }
-        self.seal(
-            taken.file,
+        let unsealed = Unsealed {
+            file: taken.file,
             record,
-            taken.digests.len_bytes,
-            taken.long,
-            durable,
-        )
+            len_bytes: taken.digests.len_bytes,
+            owner: options.file_owner,
+        };
+        self.seal(at, unsealed, taken.long, durable)
     }
 
-    /// Binds a record to the file's state and writes it; a long file is made durable here, off
-    /// the committer's thread.
+    /// Binds a record to the file's state, writes it and gives the file to its owner; a long file
+    /// is made durable here, off the committer's thread.
     pub(super) fn seal(
         &self,
-        file: Arc<D::File>,
-        mut record: Record,
-        len_bytes: u64,
+        at: &Locator,
+        unsealed: Unsealed<D>,
         long: bool,
         durable: bool,
     ) -> Result<Whole<D>> {
+        let Unsealed {
+            file,
+            mut record,
+            len_bytes,
+            owner,
+        } = unsealed;
         let facts = file.facts().map_err(failed("look at a staged file"))?;
         if facts.len_bytes != len_bytes {
             return Err(StoreError::Io {
@@ -118,6 +135,9 @@ impl<D: Disk> Inner<D> {
             ino: facts.ino,
         });
         self.tree.records.save(&file, &facts, &record)?;
+        self.tree
+            .give_file(at, &file, &owner)
+            .map_err(failed("give a file to its owner"))?;
         if long && durable {
             file.sync().map_err(failed("make a file durable"))?;
         }
@@ -125,6 +145,7 @@ impl<D: Disk> Inner<D> {
             file,
             record,
             len_bytes,
+            owner,
             synced: long,
         })
     }
@@ -174,7 +195,9 @@ impl<D: Disk> Inner<D> {
         if whole.len_bytes == 0
             && let Place::Marker { dir } = keypath::place(&at.key)
         {
-            let moved = self.tree.publish_marker(turn, at, dir, whole.record)?;
+            let moved = self
+                .tree
+                .publish_marker(turn, at, dir, whole.record, &whole.owner)?;
             self.reconcile(at)?;
             self.reconcile_moved(&at.bucket, &moved)?;
             return match self.look_blocking(at)? {
@@ -189,9 +212,12 @@ impl<D: Disk> Inner<D> {
             .ino;
         self.stamps.changing(ino);
         let mut moved = Moved::default();
-        let published = self
-            .tree
-            .publish(turn, at, &whole.file, only_new, &mut moved);
+        let new = NewFile {
+            file: &*whole.file,
+            owner: &whole.owner,
+            only_new,
+        };
+        let published = self.tree.publish(turn, at, &new, &mut moved);
         if !moved.placed {
             self.stamps.forget(ino);
             self.reconcile_moved(&at.bucket, &moved)?;
@@ -353,7 +379,8 @@ impl<D: Disk> Inner<D> {
         }
         let Some(file) = found.file else {
             if let Place::Marker { dir } = keypath::place(&at.key) {
-                self.tree.publish_marker(turn, at, dir, record)?;
+                self.tree
+                    .publish_marker(turn, at, dir, record, &FileOwner::default())?;
             }
             self.reconcile(at)?;
             return self
@@ -364,7 +391,9 @@ impl<D: Disk> Inner<D> {
         let file = Arc::new(file);
         self.stamps.changing(found.facts.ino);
         turn.touched(found.facts.ino);
-        let changed = self.write_patch(turn, &file, &found.facts, &mut record, now);
+        let changed = self
+            .write_patch(turn, &file, &found.facts, &mut record, now)
+            .and_then(|()| give(&*file, patch.file_owner));
         let facts = file.facts().map_err(failed("look at an object"))?;
         if keeps_doubt {
             self.stamps.doubt(facts.ino);
@@ -426,4 +455,23 @@ impl<D: Disk> Inner<D> {
             None => Ok(()),
         }
     }
+}
+
+/// Gives a file that stands to another owner, with the permissions it has.
+fn give<F: DiskFile>(file: &F, owner: Option<FileOwner>) -> Result<()> {
+    let Some(FileOwner {
+        uid: uid @ Some(_),
+        gid,
+        ..
+    }) = owner
+    else {
+        return Ok(());
+    };
+    let access = Access {
+        uid,
+        gid,
+        ..Access::default()
+    };
+    file.set_access(&access)
+        .map_err(failed("give a file to its owner"))
 }

@@ -16,6 +16,10 @@ use crate::keypath::{self, Place};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 
+/// Permissions of the reserved directory and of what is in it: staged bytes and parts are as private
+/// as the objects they will become.
+const PRIVATE_DIR_MODE: u32 = 0o700;
+
 /// The directories of portico's own, below the reserved directory.
 pub struct OwnDirs<D: Disk> {
     /// Files on their way to a name.
@@ -103,7 +107,7 @@ impl<D: Disk> Tree<D> {
         let fail = failed("make portico's own directories");
         let root = disk.root();
         let make = |parent: &Arc<D::Dir>, name: &str| -> Result<Arc<D::Dir>> {
-            match disk.make_dir(parent, name) {
+            match disk.make_dir(parent, name, PRIVATE_DIR_MODE) {
                 Ok(()) => disk.sync_dir(parent).map_err(&fail)?,
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(fail(e)),

@@ -8,11 +8,14 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, DiskFile, FileKind};
+use super::owner::OWN_DIR_MODE;
 use super::tree::{Tree, absent_is_none, failed, is_absent};
 use super::upload::{DATA, PARTS, Upload};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey, UploadId, hex};
-use crate::object::{Attributes, ChecksumKind, DigestAlgorithm, Locator, Timestamp, UploadInfo};
+use crate::object::{
+    Attributes, ChecksumKind, DigestAlgorithm, FileOwner, Locator, Timestamp, UploadInfo,
+};
 use crate::volume::NewUpload;
 
 /// Longest `upload` file, in bytes.
@@ -30,6 +33,12 @@ struct InfoRecord {
     begun_ns: i64,
     attrs: Attributes,
     checksum: Option<(DigestAlgorithm, ChecksumKind)>,
+    #[serde(default, skip_serializing_if = "is_no_one")]
+    file_owner: FileOwner,
+}
+
+fn is_no_one(owner: &FileOwner) -> bool {
+    *owner == FileOwner::default()
 }
 
 /// An upload's place: an id is nothing in another bucket than its own.
@@ -79,6 +88,7 @@ impl<D: Disk> Uploads<D> {
             begun_ns: now.0,
             attrs: new.attrs.clone(),
             checksum: new.checksum,
+            file_owner: new.file_owner,
         };
         let bytes = serde_json::to_vec(&record).map_err(|e| StoreError::Corrupt(e.to_string()))?;
         if bytes.len() > MAX_INFO_LEN_BYTES {
@@ -104,6 +114,7 @@ impl<D: Disk> Uploads<D> {
             begun: now,
             attrs: new.attrs,
             checksum: new.checksum,
+            file_owner: new.file_owner,
         })
     }
 
@@ -285,7 +296,7 @@ fn names_in<D: Disk>(tree: &Tree<D>, base: &Arc<D::Dir>, path: &str) -> Result<V
 
 fn make_dir<D: Disk>(disk: &D, parent: &Arc<D::Dir>, name: &str) -> Result<Arc<D::Dir>> {
     let fail = failed("make an upload's directory");
-    match disk.make_dir(parent, name) {
+    match disk.make_dir(parent, name, OWN_DIR_MODE) {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         Err(e) => return Err(fail(e)),
@@ -321,6 +332,7 @@ fn load_info<D: Disk>(disk: &D, dir: &D::Dir, id: UploadId) -> Result<Option<Upl
         begun: Timestamp(record.begun_ns),
         attrs: record.attrs,
         checksum: record.checksum,
+        file_owner: record.file_owner,
     }))
 }
 

@@ -83,6 +83,7 @@ impl MemVolume {
             begun,
             attrs: new.attrs,
             checksum: new.checksum,
+            file_owner: new.file_owner,
         };
         let upload = MemUpload {
             info: info.clone(),

@@ -13,7 +13,7 @@ use super::layout::Layout;
 use super::print::Answer;
 use super::{CommandError, TreeArgs};
 use crate::config::{Config, parse_duration};
-use crate::users::{AccessKey, Entry, NewKey, NewUser, Origin, Secret, UserStore};
+use crate::users::{AccessKey, Entry, NewKey, NewUser, Origin, Secret, Umask, UserStore};
 
 /// `portico user …`
 #[derive(Debug, Subcommand)]
@@ -46,12 +46,15 @@ pub(super) struct AddUserArgs {
     /// Groups, separated by commas; members of .admin may do everything
     #[arg(long, value_delimiter = ',')]
     groups: Vec<String>,
-    /// User id, kept for a mount; not applied to files yet
+    /// User id that the user's files have on disk [default: the server's own]
     #[arg(long)]
     uid: Option<u32>,
-    /// Group id, kept for a mount; not applied to files yet
+    /// Group id, likewise
     #[arg(long)]
     gid: Option<u32>,
+    /// Bits taken from the permissions of the user's files, in octal [default: the server's own]
+    #[arg(long)]
+    umask: Option<Umask>,
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
@@ -130,6 +133,7 @@ pub(super) fn run_user(command: UserCommand) -> Result<(), CommandError> {
                 groups: args.groups,
                 uid: args.uid,
                 gid: args.gid,
+                umask: args.umask,
                 key: args.key.new_key(None)?,
             };
             let entry = open(&args.tree)?.add_user(new, now)?;
@@ -146,7 +150,7 @@ pub(super) fn run_user(command: UserCommand) -> Result<(), CommandError> {
             let directory = open(&args.tree)?.directory();
             let answer = Answer::Many {
                 columns: &[
-                    "name", "account", "groups", "uid", "gid", "from", "keys", "id",
+                    "name", "account", "groups", "uid", "gid", "umask", "from", "keys", "id",
                 ],
                 rows: directory.entries().map(user_row).collect(),
             };
@@ -202,6 +206,7 @@ fn user_row(entry: &Entry) -> Vec<Value> {
         json!(user.groups),
         json!(user.uid),
         json!(user.gid),
+        json!(user.umask),
         json!(from),
         json!(keys),
         json!(user.id),

@@ -54,6 +54,7 @@ pub async fn create_bucket<V: Volume, B: RequestBody>(
     let new = NewBucket {
         owner: owner.clone(),
         settings,
+        file_owner: call.file_owner(),
     };
     match ctx.volume.create_bucket(name, new).await {
         Ok(_) => {}

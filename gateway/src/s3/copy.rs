@@ -131,7 +131,7 @@ pub async fn copy_object<V: Volume>(
     let attrs = asked.attributes(call, &info.attrs, grant.owner(), acl)?;
     let kept = info.checksum.as_ref().map(|sum| sum.algorithm);
     let stored = if from != *at {
-        store_copy(ctx, at, &source, asked, attrs, kept).await?
+        store_copy(ctx, call, at, &source, asked, attrs, kept).await?
     } else if !asked.changes_something() {
         return Err(S3Code::InvalidRequest.with(
             "This copy request is illegal because it is trying to copy an object to itself \
@@ -139,7 +139,7 @@ pub async fn copy_object<V: Volume>(
              or encryption attributes.",
         ));
     } else if asked.algorithm.is_some() && asked.algorithm != kept {
-        store_copy(ctx, at, &source, asked, attrs, kept).await?
+        store_copy(ctx, call, at, &source, asked, attrs, kept).await?
     } else {
         describe_again(ctx, call, at, info, asked, attrs).await?
     };
@@ -162,6 +162,7 @@ pub async fn copy_object<V: Volume>(
 /// source's algorithm; of the full object always, because a copy has no parts.
 async fn store_copy<V: Volume>(
     ctx: &Ctx<V>,
+    call: &Call,
     at: &Locator,
     source: &V::Object,
     asked: Asked,
@@ -183,6 +184,7 @@ async fn store_copy<V: Volume>(
         expected: Vec::new(),
         keep_checksum: algorithm,
         modified: None,
+        file_owner: call.file_owner(),
     };
     Ok(staged.commit(options).await?)
 }
@@ -208,6 +210,7 @@ async fn describe_again<V: Volume>(
         tags: Some(attrs.tags),
         acl: Some(attrs.acl),
         owner: attrs.owner,
+        file_owner: Some(call.file_owner()),
         touch: true,
     };
     Ok(ctx.volume.set_attrs(at, patch, &precondition).await?)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fsstore::clock::Clock;
 use fsstore::error::StoreError;
-use fsstore::object::{Attributes, Timestamp};
+use fsstore::object::{Attributes, FileOwner, Timestamp};
 use fsstore::volume::{BucketInfo, MAX_PUT_LEN_BYTES};
 use http::HeaderMap;
 use http::request::Parts;
@@ -127,6 +127,14 @@ impl Call {
             }
             other => other.into(),
         }
+    }
+
+    /// To whom a file belongs that the caller makes; of an anonymous one the server's own user.
+    pub fn file_owner(&self) -> FileOwner {
+        self.caller
+            .as_ref()
+            .map(|identity| identity.user.file_owner())
+            .unwrap_or_default()
     }
 
     /// Reads a small body whole, with every digest verified. Errors: MissingRequestBodyError

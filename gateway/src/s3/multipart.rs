@@ -42,7 +42,11 @@ pub async fn create_multipart_upload<V: Volume>(
     let algorithm = object_checksum::named_algorithm(call.headers())?;
     let kind = object_checksum::named_kind(call.headers())?;
     let checksum = object_checksum::for_upload(algorithm, kind)?;
-    let new = NewUpload { attrs, checksum };
+    let new = NewUpload {
+        attrs,
+        checksum,
+        file_owner: call.file_owner(),
+    };
     let upload = ctx.volume.begin_upload(at, new).await?;
     let mut xml = XmlWriter::root("InitiateMultipartUploadResult");
     xml.text("Bucket", at.bucket.as_str());

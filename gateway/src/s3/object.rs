@@ -48,6 +48,7 @@ pub async fn put_object<V: Volume, B: RequestBody>(
         expected: expected.digests.clone(),
         keep_checksum: expected.checksum,
         modified: None,
+        file_owner: call.file_owner(),
     };
     let committed = staged.commit(options).await;
     let info = committed.map_err(|error| explain(&expected, error))?;

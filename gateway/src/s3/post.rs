@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fsstore::name::ObjectKey;
-use fsstore::object::{Attributes, Locator, ObjectInfo, Precondition};
+use fsstore::object::{Attributes, FileOwner, Locator, ObjectInfo, Precondition};
 use fsstore::volume::{BucketInfo, CommitOptions, StageOptions, Staged, Volume};
 use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -48,7 +48,7 @@ pub async fn post_object<V: Volume, B: RequestBody>(
     let grant = call.grant::<Write>(Resource::Bucket(bucket))?;
     let attrs = form_attributes(&call, &fields, &grant, bucket)?;
     file.expect(call.headers(), allowed.len_range_bytes)?;
-    let info = store_file(ctx, &at, file, attrs).await?;
+    let info = store_file(ctx, &at, file, attrs, call.file_owner()).await?;
     Ok(posted(&call, &fields, &at, &info))
 }
 
@@ -114,6 +114,7 @@ async fn store_file<V: Volume, B: RequestBody>(
     at: &Locator,
     mut file: FileBody<B>,
     attrs: Attributes,
+    file_owner: FileOwner,
 ) -> Result<ObjectInfo, S3Error> {
     let options = StageOptions {
         len_bytes: None,
@@ -130,6 +131,7 @@ async fn store_file<V: Volume, B: RequestBody>(
         expected: expected.digests.clone(),
         keep_checksum: expected.checksum,
         modified: None,
+        file_owner,
     };
     let committed = staged.commit(options).await;
     committed.map_err(|error| explain(&expected, error))

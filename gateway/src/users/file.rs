@@ -15,7 +15,7 @@ use fsstore::object::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{AccessKey, DEFAULT_ACCOUNT, Entry, Origin, Secret, User, UserError};
+use super::{AccessKey, DEFAULT_ACCOUNT, Entry, Origin, Secret, Umask, User, UserError};
 
 /// Version of the form; another one is refused, not guessed at.
 const FORMAT: u32 = 1;
@@ -47,6 +47,8 @@ struct UserForm {
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    umask: Option<Umask>,
     #[serde(default, rename = "key")]
     keys: Vec<KeyForm>,
 }
@@ -100,6 +102,7 @@ impl From<UserForm> for Entry {
                 groups: form.groups,
                 uid: form.uid,
                 gid: form.gid,
+                umask: form.umask,
             }),
             keys: form.keys.into_iter().map(AccessKey::from).collect(),
             origin: Origin::File,
@@ -117,6 +120,7 @@ impl From<&Entry> for UserForm {
             groups: user.groups.clone(),
             uid: user.uid,
             gid: user.gid,
+            umask: user.umask,
             keys: entry.keys.iter().map(KeyForm::from).collect(),
         }
     }

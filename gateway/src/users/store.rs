@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::file::{Stamp, UsersFile, default_account};
 use super::{
-    ADMIN_GROUP, AccessKey, Directory, Entry, Origin, ROOT_NAME, Secret, User, UserError,
+    ADMIN_GROUP, AccessKey, Directory, Entry, Origin, ROOT_NAME, Secret, Umask, User, UserError,
     check_key, stable_id,
 };
 
@@ -33,13 +33,15 @@ pub struct UserConfig {
     /// Groups; `.admin` may do everything.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// The user id that a mount will give this user's files. Kept, and not applied yet: files
-    /// belong to the server's own user.
+    /// The user id that this user's files have on disk; none leaves them the server's own.
     #[serde(default)]
     pub uid: Option<u32>,
     /// The group id, likewise.
     #[serde(default)]
     pub gid: Option<u32>,
+    /// Bits taken from the permissions of this user's files, as octal text.
+    #[serde(default)]
+    pub umask: Option<Umask>,
 }
 
 /// A key declared in the configuration.
@@ -75,11 +77,12 @@ pub struct NewUser {
     pub account: Option<String>,
     /// Groups.
     pub groups: Vec<String>,
-    /// The user id that a mount will give this user's files. Kept, and not applied yet: files
-    /// belong to the server's own user.
+    /// The user id that this user's files have on disk; none leaves them the server's own.
     pub uid: Option<u32>,
     /// The group id, likewise.
     pub gid: Option<u32>,
+    /// Bits taken from the permissions of this user's files.
+    pub umask: Option<Umask>,
     /// The first key; none generates one.
     pub key: NewKey,
 }
@@ -210,6 +213,7 @@ impl UserStore {
                 groups: new.groups,
                 uid: new.uid,
                 gid: new.gid,
+                umask: new.umask,
             }),
             keys: vec![key],
             origin: Origin::File,
@@ -332,6 +336,7 @@ fn make_root(file: &UsersFile, generate_keys: bool) -> Result<bool, UserError> {
                     groups: vec![ADMIN_GROUP.to_owned()],
                     uid: None,
                     gid: None,
+                    umask: None,
                 }),
                 keys,
                 origin: Origin::File,
@@ -351,6 +356,7 @@ fn declared_entry(config: &UserConfig) -> Entry {
             groups: config.groups.clone(),
             uid: config.uid,
             gid: config.gid,
+            umask: config.umask,
         }),
         keys: config
             .keys

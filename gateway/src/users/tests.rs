@@ -274,3 +274,45 @@ fn debug_output_shows_no_secret() {
     assert!(!shown.contains(key.secret.reveal()));
     assert!(!shown.contains(key.session_token.unwrap().reveal()));
 }
+
+#[test]
+fn the_owner_of_files_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = NewUser {
+        uid: Some(1_000),
+        gid: Some(100),
+        umask: Some("027".parse().unwrap()),
+        ..named("alice")
+    };
+    let (store, _) = open(dir.path());
+    store.add_user(new, NOW).unwrap();
+    let directory = open(dir.path()).0.directory();
+    let kept = directory.user_by_name("alice").unwrap().file_owner();
+    assert_eq!(
+        (kept.uid, kept.gid, kept.umask),
+        (Some(1_000), Some(100), Some(0o027))
+    );
+    let root = directory.root().unwrap().file_owner();
+    assert_eq!(root, FileOwner::default());
+    let declared = declared("[[user]]\nname = \"bob\"\numask = \"0077\"\n").unwrap();
+    assert_eq!(declared[0].umask.unwrap().to_string(), "0077");
+}
+
+#[test]
+fn what_is_no_umask_and_no_id_is_refused() {
+    for text in ["", "8", "-1", "+7", "1000", "0o7", "rwx"] {
+        assert!(text.parse::<Umask>().is_err(), "{text}");
+        let user = format!("[[user]]\nname = \"bob\"\numask = \"{text}\"\n");
+        assert!(declared(&user).is_err(), "{text}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let new = NewUser {
+        gid: Some(u32::MAX),
+        ..named("alice")
+    };
+    assert!(matches!(
+        store.add_user(new, NOW),
+        Err(UserError::Malformed { .. })
+    ));
+}

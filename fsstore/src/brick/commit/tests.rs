@@ -180,10 +180,10 @@ async fn a_durable_change_makes_what_it_builds_on_durable() {
             let root = disk.root();
             for n in 0..many {
                 let made = committer.act_here(&[], |turn| {
-                    disk.make_dir(&root, &format!("d{n}"))?;
+                    disk.make_dir(&root, &format!("d{n}"), 0o755)?;
                     let dir = disk.open_dir(&root, &format!("d{n}"))?;
                     turn.built(&root);
-                    disk.make_dir(&dir, "inner")?;
+                    disk.make_dir(&dir, "inner", 0o755)?;
                     turn.built(&dir);
                     std::io::Result::Ok(())
                 });
@@ -218,7 +218,7 @@ async fn settling_on_the_callers_thread_syncs_what_it_builds_on() {
     disk.link(&file, &root, "f").unwrap();
     disk.sync_everything().unwrap();
     let made = committer.act_here(&[], |turn| {
-        disk.make_dir(&root, "d").unwrap();
+        disk.make_dir(&root, "d", 0o755).unwrap();
         turn.built(&root);
     });
     made.unwrap();

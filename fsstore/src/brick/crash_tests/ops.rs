@@ -8,7 +8,9 @@ use super::super::Brick;
 use super::super::crashdisk::{CrashDisk, Random};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey, PartNumber, UploadId};
-use crate::object::{Attributes, DigestAlgorithm, DigestSet, Locator, PartClaim, Precondition};
+use crate::object::{
+    Attributes, DigestAlgorithm, DigestSet, FileOwner, Locator, PartClaim, Precondition,
+};
 use crate::volume::{
     AttrsPatch, CommitOptions, ComposeOptions, NewBucket, NewUpload, Object, StageOptions, Staged,
     StagedPart, UploadsQuery, Volume,
@@ -130,6 +132,7 @@ impl Op {
                 let new = NewBucket {
                     owner: Some("owner".to_owned()),
                     settings: pairs("setting", 2),
+                    file_owner: owner_of(1),
                 };
                 let name = BucketName::parse(name).unwrap();
                 brick.create_bucket(&name, new).await.map(|_| ())
@@ -145,6 +148,7 @@ impl Op {
                 let new = NewUpload {
                     attrs: attributes(100),
                     checksum: None,
+                    file_owner: owner_of(2),
                 };
                 brick.begin_upload(&at(place), new).await.map(|_| ())
             }
@@ -174,6 +178,15 @@ fn attributes(len_bytes: usize) -> Attributes {
     }
 }
 
+/// Another one for each body.
+fn owner_of(number: u64) -> FileOwner {
+    FileOwner {
+        uid: Some(1_000 + (number % 1_000) as u32),
+        gid: Some(2_000 + (number % 1_000) as u32),
+        umask: Some(0o027),
+    }
+}
+
 async fn put(brick: &Brick<CrashDisk>, at: &Locator, body: Body, attrs_len: usize) -> Result<()> {
     let options = StageOptions {
         len_bytes: Some(body.0 as u64),
@@ -186,6 +199,7 @@ async fn put(brick: &Brick<CrashDisk>, at: &Locator, body: Body, attrs_len: usiz
     let options = CommitOptions {
         attrs: attributes(attrs_len),
         keep_checksum: Some(DigestAlgorithm::Crc32c),
+        file_owner: owner_of(body.1),
         ..CommitOptions::default()
     };
     staged.commit(options).await.map(|_| ())

@@ -75,8 +75,9 @@ async fn object_in_words(brick: &Brick<CrashDisk>, at: &Locator) -> Option<Strin
         assert_eq!(crc.to_be_bytes().to_vec(), actual, "{at:?}");
     }
     let (parts, attrs) = (object.parts().await.unwrap(), &info.attrs);
+    let access = object.file().map(|file| file.access().unwrap());
     Some(format!(
-        "{} bytes {md5:?} {} {attrs:?} {:?} {parts:?}",
+        "{} bytes {md5:?} {} {attrs:?} {:?} {parts:?} {access:?}",
         info.len_bytes, info.etag, info.checksum
     ))
 }

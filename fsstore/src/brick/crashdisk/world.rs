@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use self::power::put_back;
-use super::super::disk::{FileFacts, FileKind};
+use super::super::disk::{Access, FileFacts, FileKind};
 
 /// Stands for an inode for good; inode numbers are used again.
 pub(super) type Id = u64;
@@ -59,6 +59,7 @@ pub(super) struct Node {
     pub is_dir: bool,
     pub bytes: Arc<Vec<u8>>,
     pub record: Option<Vec<u8>>,
+    pub access: Access,
     pub entries: BTreeMap<String, Id>,
     pub mtime_ns: i64,
     pub ctime_ns: i64,
@@ -73,6 +74,7 @@ impl Node {
             is_dir,
             bytes: Arc::default(),
             record: None,
+            access: Access::default(),
             entries: BTreeMap::new(),
             mtime_ns: now_ns,
             ctime_ns: now_ns,
@@ -102,6 +104,7 @@ enum Kind {
     /// What names lead to from now on.
     Names(Vec<(Id, String, Option<Id>)>),
     Record(Option<Vec<u8>>),
+    Access(Access),
     Modified(i64),
 }
 
@@ -282,6 +285,24 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn set_access(&mut self, id: Id, set: &Access) -> io::Result<()> {
+        let at_ns = self.tick();
+        let node = self.node_mut(id)?;
+        let access = Access {
+            uid: set.uid.or(node.access.uid),
+            gid: set.gid.or(node.access.gid),
+            mode: set.mode.or(node.access.mode),
+            acl: set.acl.clone().or_else(|| node.access.acl.clone()),
+        };
+        (node.access, node.ctime_ns) = (access.clone(), at_ns);
+        self.pending.push(Change {
+            subject: id,
+            kind: Kind::Access(access),
+            at_ns,
+        });
+        Ok(())
+    }
+
     pub(super) fn set_modified(&mut self, id: Id, mtime_ns: i64) -> io::Result<()> {
         let at_ns = self.tick();
         let node = self.node_mut(id)?;
@@ -355,6 +376,7 @@ impl World {
         match &change.kind {
             Kind::Names(_) => {}
             Kind::Record(record) => node.record.clone_from(record),
+            Kind::Access(access) => node.access.clone_from(access),
             Kind::Modified(mtime_ns) => node.mtime_ns = *mtime_ns,
         }
         node.ctime_ns = node.ctime_ns.max(change.at_ns);

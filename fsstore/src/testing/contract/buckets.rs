@@ -19,6 +19,7 @@ pub async fn a_bucket_is_made_seen_and_deleted<V: Volume>(volume: Arc<V>) {
     let new = NewBucket {
         owner: Some("someone".to_owned()),
         settings: BTreeMap::from([("acl".to_owned(), "private".to_owned())]),
+        ..NewBucket::default()
     };
     assert_refused!(volume.bucket(&name("b")).await, StoreError::NoSuchBucket);
     let made = volume.create_bucket(&name("b"), new.clone()).await.unwrap();

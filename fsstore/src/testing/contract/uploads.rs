@@ -8,7 +8,9 @@ use super::{Subject, assert_refused, digest, part_claim, read_all};
 use crate::checksum::digest_of;
 use crate::error::{FailedCondition, StoreError};
 use crate::name::{BucketName, ETag, ObjectKey, PartNumber, UploadId};
-use crate::object::{Attributes, DigestAlgorithm, ETagMatch, Locator, PartInfo, Precondition};
+use crate::object::{
+    Attributes, DigestAlgorithm, ETagMatch, FileOwner, Locator, PartInfo, Precondition,
+};
 use crate::volume::{
     ComposeOptions, MIN_PART_LEN_BYTES, NewBucket, NewUpload, Object, StageOptions, StagedPart,
     Volume,
@@ -501,6 +503,10 @@ pub async fn an_upload_keeps_its_attributes<V: Volume>(volume: Arc<V>) {
             acl: Some("acl".to_owned()),
         },
         checksum: None,
+        file_owner: FileOwner {
+            umask: Some(0o027),
+            ..FileOwner::default()
+        },
     };
     let begun = on
         .volume

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fsstore::brick::osdisk::may_give_files_away;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::logs;
 use crate::server::{self, Drained, Handler, Phase};
 use crate::tls::{self, Certificates};
-use crate::users::{FirstStart, ROOT_NAME, UserStore};
+use crate::users::{Directory, FirstStart, ROOT_NAME, UserStore};
 
 /// How often the users' file is looked at.
 const USERS_POLL: Duration = Duration::from_secs(1);
@@ -58,6 +59,25 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// Says so, once, where users have an id on disk that this process cannot give to their files.
+fn say_where_files_stay_our_own(directory: &Directory) {
+    if may_give_files_away() {
+        return;
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let users = directory.entries().map(|entry| &entry.user);
+    let others: Vec<_> = users
+        .filter(|user| user.uid.is_some_and(|uid| uid != own))
+        .map(|user| user.name.as_str())
+        .collect();
+    if !others.is_empty() {
+        tracing::warn!(
+            users = others.join(", "),
+            "files of these users will belong to the server's own user: only root can give them away"
+        );
+    }
+}
+
 /// All that a server needs besides its volume.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -81,6 +101,7 @@ impl Prepared {
         let declared = config.user.clone();
         let (users, FirstStart(is_first_start)) =
             UserStore::open(layout.dir(), declared, config.root.keys())?;
+        say_where_files_stay_our_own(&users.directory());
         let certificates = match (&config.tls.cert, &config.tls.key) {
             (Some(cert), Some(key)) => Some(Certificates::load(cert, key)?),
             _ => None,

@@ -222,7 +222,7 @@ async fn uploads_and_parts_are_listed_in_pages() {
                 owner: Some(owner.id()),
                 ..Attributes::default()
             },
-            checksum: None,
+            ..NewUpload::default()
         };
         ids.push(door.volume().begin_upload(&at, new).await.unwrap().id);
     }
