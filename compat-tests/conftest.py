@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from harness import clients
+from harness import clients, fuse
 from harness.server import ACCESS_KEY, BINARY, SECRET_KEY, TARGET, Endpoint, Server
 
 RUN_DIR = Path(os.environ.get("PORTICO_COMPAT_DIR", TARGET / "compat"))
@@ -102,6 +102,66 @@ def new_server(request, run_dir):
         for server in made:
             server.kill()
             STARTED.remove(server)
+        if not os.environ.get("PORTICO_COMPAT_KEEP"):
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def mount(request, server, run_dir):
+    """The tree of the module's server, mounted; `MOUNT_OPTIONS` of the module are its options."""
+    if EXTERNAL:
+        pytest.skip("PORTICO_ENDPOINT: nothing to mount")
+    fuse.need_fuse()
+    home = run_dir / request.module.__name__
+    made = fuse.Mount(server, home / "mnt", home / "mount.log", options=getattr(request.module, "MOUNT_OPTIONS", ()))
+    STARTED.append(made)
+    try:
+        yield made.start()
+        finish_mount(made)
+    finally:
+        made.clear()
+        STARTED.remove(made)
+
+
+def finish_mount(made):
+    """Unmounts and checks that it was well to the end."""
+    was_running = made.process is not None and made.process.poll() is None
+    code = made.stop()
+    assert "panicked at" not in made.log(), f"the mount panicked:\n{made.log()}"
+    if was_running:
+        assert code == 0, f"the mount ended with {code} after SIGTERM:\n{made.log()}"
+    assert not fuse.mounts_at(made.point), f"still mounted:\n{made.log()}"
+
+
+@pytest.fixture
+def place(mount, bucket):
+    """An empty bucket, seen through the mount."""
+    return mount.path(bucket)
+
+
+@pytest.fixture
+def new_mount(run_dir):
+    """Makes mounts of the test's own: `new_mount(server)` is not started yet."""
+    fuse.need_fuse()
+    home = run_dir / f"mounts-{uuid.uuid4().hex[:8]}"
+    home.mkdir()
+    made = []
+
+    def make(server, **options):
+        number = len(made)
+        point = options.pop("point", home / f"mnt{number}")
+        made.append(fuse.Mount(server, point, home / f"mount{number}.log", **options))
+        STARTED.append(made[-1])
+        return made[-1]
+
+    try:
+        yield make
+        for one in made:
+            finish_mount(one)
+    finally:
+        for one in made:
+            one.clear()
+            STARTED.remove(one)
         if not os.environ.get("PORTICO_COMPAT_KEEP"):
             shutil.rmtree(home, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 TIMEOUT_S = 120
 VENV_BIN = Path(sys.executable).parent
+TOOLS_BIN = VENV_BIN.parents[1] / "compat-tools" / "bin"
 
 
 class CommandFailed(AssertionError):
@@ -15,9 +16,11 @@ class CommandFailed(AssertionError):
 
 
 def tool(name):
-    """The path of a command: the venv's own first, then the system's; None where there is none."""
-    own = VENV_BIN / name
-    return str(own) if own.exists() else shutil.which(name)
+    """The path of a command: what `run` installed first, then the system's; None where there is none."""
+    for folder in (VENV_BIN, TOOLS_BIN):
+        if (folder / name).exists():
+            return str(folder / name)
+    return shutil.which(name)
 
 
 def plain_env(home, **more):
