@@ -47,8 +47,20 @@ class Endpoint:
 class Server(Endpoint):
     """`portico serve DIR` as a child process."""
 
-    def __init__(self, data_dir, log_path, *, config=None, args=(), env=None, wrap=(), keys=(ACCESS_KEY, SECRET_KEY)):
+    def __init__(
+        self,
+        data_dir,
+        log_path,
+        *,
+        config=None,
+        args=(),
+        env=None,
+        wrap=(),
+        keys=(ACCESS_KEY, SECRET_KEY),
+        binary=BINARY,
+    ):
         super().__init__("127.0.0.1", 0, *keys)
+        self.binary = binary
         self.data_dir, self.log_path = Path(data_dir), Path(log_path)
         self.args, self.wrap, self.env = list(args), list(wrap), dict(env or {})
         self.config_path = None
@@ -68,7 +80,7 @@ class Server(Endpoint):
 
     def command(self):
         """The command line."""
-        argv = [*self.wrap, str(BINARY), "serve", str(self.data_dir), "--listen", self.authority]
+        argv = [*self.wrap, str(self.binary), "serve", str(self.data_dir), "--listen", self.authority]
         if self.config_path:
             argv += ["--config", str(self.config_path)]
         return argv + self.args

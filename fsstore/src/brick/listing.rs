@@ -9,7 +9,7 @@ use super::disk::{Disk, FileFacts, FileKind};
 use super::index::{Page, Row};
 use super::look::row_of;
 use super::sink::off_thread;
-use super::tree::is_absent;
+use super::tree::{is_absent, is_forbidden};
 use super::walk::{Met, Step, walk};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
@@ -96,6 +96,8 @@ impl<D: Disk> Inner<D> {
 
     /// Which rows are as their files are, and the places of those that may not be.
     fn compare_rows(&self, bucket: &BucketName, rows: Vec<(ObjectKey, Row)>) -> Result<Compared> {
+        // A bucket that may not be read is refused, and does not seem empty.
+        self.tree.bucket_dir(bucket)?;
         let mut verified = Vec::with_capacity(rows.len());
         let mut open_dir: Option<(String, Option<Arc<D::Dir>>)> = None;
         let mut wrong = Vec::new();
@@ -129,7 +131,8 @@ impl<D: Disk> Inner<D> {
         if open_dir.as_ref().is_none_or(|(path, _)| *path != parent) {
             let dir = match self.tree.disk.open_dir(&self.tree.root, &parent) {
                 Ok(dir) => Some(dir),
-                Err(e) if is_absent(&e) => None,
+                // Where it may not be looked at: looking the key up decides what is shown.
+                Err(e) if is_absent(&e) || is_forbidden(&e) => None,
                 Err(e) => return Err(fail(e)),
             };
             *open_dir = Some((parent, dir));
@@ -139,7 +142,7 @@ impl<D: Disk> Inner<D> {
         };
         match self.tree.disk.stat(dir, name) {
             Ok(facts) => Ok(Some(facts)),
-            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) if is_absent(&e) || is_forbidden(&e) => Ok(None),
             Err(e) => Err(fail(e)),
         }
     }
@@ -163,6 +166,9 @@ impl<D: Disk> Inner<D> {
     fn row_of_unreadable(&self, bucket: &BucketName, key: &ObjectKey) -> Option<Row> {
         let path = format!("{bucket}/{key}");
         let facts = self.tree.disk.stat(&self.tree.root, &path).ok()?;
+        if facts.kind != FileKind::File {
+            return None;
+        }
         let record = super::attrs::Record::default();
         let info = record.to_object_info(key.clone(), &super::look::state_of(&facts));
         let mut row = row_of(&info, &facts, false, super::HashPolicy::Never);

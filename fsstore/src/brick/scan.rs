@@ -97,6 +97,10 @@ impl<D: Disk> Inner<D> {
                 match self.scan_bucket(&bucket.name, &mut objects) {
                     Ok(()) => {}
                     Err(StoreError::NoSuchBucket) => continue,
+                    // Its listing is refused; the others are not to suffer.
+                    Err(StoreError::AccessDenied) => {
+                        tracing::debug!(bucket = %bucket.name, "a bucket may not be read");
+                    }
                     Err(e) => return Err(e),
                 }
                 standing.insert(bucket.name);

@@ -86,6 +86,11 @@ pub fn is_absent(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
+/// Whether this process may not look there.
+pub(super) fn is_forbidden(e: &io::Error) -> bool {
+    e.kind() == ErrorKind::PermissionDenied
+}
+
 pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

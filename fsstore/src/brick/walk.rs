@@ -6,10 +6,11 @@
 //! last. Escaped keys stand elsewhere and are merged in, in the same way.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Once};
 
 use super::disk::{Disk, FileFacts, FileKind};
-use super::tree::{Tree, is_absent};
+use super::tree::{Tree, is_absent, is_forbidden};
 use crate::error::{Result, StoreError};
 use crate::keypath;
 use crate::name::{BucketName, ObjectKey};
@@ -107,7 +108,7 @@ struct Walk<'a, D: Disk> {
     visit: &'a mut dyn FnMut(Met) -> Result<Step>,
 }
 
-fn failed(e: std::io::Error) -> StoreError {
+fn failed(e: io::Error) -> StoreError {
     StoreError::from_io("walk a bucket", e)
 }
 
@@ -141,7 +142,14 @@ impl<D: Disk> Walk<'_, D> {
                     levels.pop();
                     continue;
                 }
-                let (names, cut) = self.names_after(&level.dir, level.last.as_deref())?;
+                let (names, cut) = match self.names_after(&level.dir, level.last.as_deref()) {
+                    // Names can be read only by who may pass through.
+                    Err(e) if is_forbidden(&e) && !level.prefix.is_empty() => {
+                        self.say_forbidden(&level.prefix);
+                        (BTreeMap::new(), false)
+                    }
+                    other => other.map_err(failed)?,
+                };
                 level.more = cut;
                 level.last = names.last_key_value().map(|(name, _)| name.clone());
                 level.names = names.into_iter().collect();
@@ -171,7 +179,7 @@ impl<D: Disk> Walk<'_, D> {
         &self,
         dir: &Arc<D::Dir>,
         last: Option<&str>,
-    ) -> Result<(BTreeMap<String, FileKind>, bool)> {
+    ) -> io::Result<(BTreeMap<String, FileKind>, bool)> {
         let (mut names, mut cut, mut error) = (BTreeMap::new(), false, None);
         let disk = &*self.tree.disk;
         disk.read_dir(dir, &mut |entry| {
@@ -179,7 +187,7 @@ impl<D: Disk> Walk<'_, D> {
                 Some(kind) => kind,
                 None => match disk.stat(dir, &entry.name) {
                     Ok(facts) => facts.kind,
-                    Err(e) if is_absent(&e) => return true,
+                    Err(e) if is_absent(&e) || is_forbidden(&e) => return true,
                     Err(e) => {
                         error = Some(e);
                         return false;
@@ -201,10 +209,9 @@ impl<D: Disk> Walk<'_, D> {
                 cut |= keep_small(&mut names, name, kind);
             }
             true
-        })
-        .map_err(failed)?;
+        })?;
         match error {
-            Some(e) => Err(failed(e)),
+            Some(e) => Err(e),
             None => Ok((names, cut)),
         }
     }
@@ -237,8 +244,8 @@ impl<D: Disk> Walk<'_, D> {
                 Ok(below) => below,
                 Err(e) if is_absent(&e) => return Ok(Entered::Done),
                 // A directory that may not be read never breaks a listing.
-                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-                    tracing::warn!(bucket = %self.bucket, path, "a directory may not be read");
+                Err(e) if is_forbidden(&e) => {
+                    self.say_forbidden(&path);
                     return Ok(Entered::Done);
                 }
                 Err(e) => return Err(failed(e)),
@@ -266,6 +273,11 @@ impl<D: Disk> Walk<'_, D> {
             FileKind::File => match self.tree.disk.stat(dir, sort_name) {
                 Ok(facts) => Some(facts),
                 Err(e) if is_absent(&e) => return Ok(Entered::Done),
+                // A directory whose names may be read, and nothing more.
+                Err(e) if is_forbidden(&e) => {
+                    self.say_forbidden(prefix);
+                    return Ok(Entered::Done);
+                }
                 Err(e) => return Err(failed(e)),
             },
             _ => None,
@@ -280,6 +292,16 @@ impl<D: Disk> Walk<'_, D> {
         } else {
             Entered::Stop
         })
+    }
+
+    /// Says that what is below a directory cannot be listed: loudly once, for walks come often.
+    fn say_forbidden(&self, path: &str) {
+        static SAID: Once = Once::new();
+        let bucket = self.bucket;
+        SAID.call_once(|| {
+            tracing::warn!(%bucket, path, "a directory may not be read: what is in it is not listed");
+        });
+        tracing::debug!(%bucket, path, "a directory may not be read");
     }
 
     /// Visits a key from the tree, after the escaped ones before it.
