@@ -16,8 +16,6 @@ use std::sync::Arc;
 
 pub use rustix::io::Errno;
 
-use crate::volume::Volume;
-
 /// The result of a call on files.
 pub type FileResult<T> = Result<T, Errno>;
 
@@ -259,7 +257,7 @@ pub trait FilesWatcher: Send + Sync + 'static {
 }
 
 /// A volume as a tree of files.
-pub trait Files: Volume {
+pub trait Files: Send + Sync + 'static {
     /// A file held open.
     type OpenFile: OpenFile;
     /// A directory being read.

@@ -1,0 +1,345 @@
+//! A mounted file system as plain calls: what the kernel asks, in numbers, becomes what a volume
+//! is asked, in paths. It knows no mount and no protocol, so it is tested without either.
+//!
+//! A call that only looks goes by an open file where there is one, which needs no path. A call
+//! that changes goes by name, because a change of an object is its key's, and by an open file
+//! where the names are gone.
+//!
+//! Order of locks: `moving` (read: while a path is in use; written: while directories move),
+//! then the table of nodes, for moments. A path is thus never used after a directory in it has
+//! moved.
+
+mod dirs;
+mod files;
+
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use fsstore::files::{
+    Caller, Errno, FileAttr, FilePath, FileResult, FileSystemFacts, Files, NewNode, OpenFile,
+    RenameMode, SetAttr, Target, XattrMode,
+};
+
+use self::dirs::DirHandle;
+pub use self::dirs::Listed;
+pub use self::files::{OpenHandle, Opened};
+use super::backings::Backings;
+use super::handles::Handles;
+use super::nodes::{Found, Nodes, ROOT};
+
+/// A directory's type bits.
+const DIRECTORY: u32 = 0o040_000;
+
+/// What a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its attributes.
+    pub attr: FileAttr,
+    /// Whether the attributes hold until this side says otherwise: not while someone may write,
+    /// because stores to mapped memory are told by no call.
+    pub may_remember: bool,
+}
+
+type Handle<V, B> = OpenHandle<<V as Files>::OpenFile, B>;
+
+/// A volume, or a bucket of it, as a mount shows it.
+pub struct FileSystem<V: Files, B> {
+    volume: Arc<V>,
+    root_ino: u64,
+    nodes: Nodes<Arc<Handle<V, B>>>,
+    files: Handles<Handle<V, B>>,
+    dirs: Handles<DirHandle<V::OpenDir>>,
+    backings: Backings<B>,
+    moving: RwLock<()>,
+}
+
+impl<V: Files, B> FileSystem<V, B> {
+    /// Shows what is below `base`. Errors: ENOENT, ENOTDIR.
+    pub fn new(volume: Arc<V>, base: FilePath) -> FileResult<Self> {
+        let root = volume.lookup(&base)?;
+        if root.mode & DIRECTORY == 0 {
+            return Err(Errno::NOTDIR);
+        }
+        let nodes = Nodes::new(base);
+        nodes.described(ROOT, &root);
+        Ok(Self {
+            volume,
+            root_ino: root.ino,
+            nodes,
+            files: Handles::default(),
+            dirs: Handles::default(),
+            backings: Backings::default(),
+            moving: RwLock::new(()),
+        })
+    }
+
+    /// The inode number of what the kernel knows by `ino`.
+    fn real(&self, ino: u64) -> u64 {
+        if ino == ROOT { self.root_ino } else { ino }
+    }
+
+    fn still(&self) -> RwLockReadGuard<'_, ()> {
+        self.moving.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `act` with each path of a node until one leads to it: other hands may have taken
+    /// some away. Errors: ESTALE where none does, and those of `act`.
+    fn by_name<T>(&self, ino: u64, act: impl Fn(&FilePath) -> FileResult<T>) -> FileResult<T> {
+        let mut name_index = 0;
+        loop {
+            let path = self.nodes.path_by(ino, name_index)?;
+            match act(&path) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) if ino != ROOT => name_index += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// A call that only looks at a file.
+    fn look<T>(
+        &self,
+        ino: u64,
+        act: impl Fn(Target<'_, V::OpenFile>) -> FileResult<T>,
+    ) -> FileResult<T> {
+        if let Some(open) = self.nodes.handle(ino, |_| true) {
+            return act(Target::Open(&open.file));
+        }
+        let _still = self.still();
+        let real = self.real(ino);
+        self.by_name(ino, |path| act(Target::Named { path, ino: real }))
+    }
+
+    /// A call that changes a file.
+    fn change<T>(
+        &self,
+        ino: u64,
+        act: impl Fn(Target<'_, V::OpenFile>) -> FileResult<T>,
+    ) -> FileResult<T> {
+        let still = self.still();
+        let real = self.real(ino);
+        let named = self.by_name(ino, |path| act(Target::Named { path, ino: real }));
+        drop(still);
+        match named {
+            Err(Errno::STALE) => {
+                let writable = |open: &Arc<Handle<V, B>>| open.file.is_writable();
+                let open = self.nodes.handle(ino, writable).ok_or(Errno::STALE)?;
+                act(Target::Open(&open.file))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The path of a name in a directory. Errors: ENOENT in a directory that is removed.
+    fn place(&self, parent: u64, name: &OsStr) -> FileResult<FilePath> {
+        match self.nodes.path(parent) {
+            Ok(dir) => dir.join(name),
+            Err(Errno::STALE) if self.nodes.last_words(parent).is_some() => Err(Errno::NOENT),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn entry(&self, parent: u64, name: &OsStr, attr: FileAttr) -> Entry {
+        Entry {
+            attr,
+            may_remember: self.nodes.looked_up(parent, name, &attr),
+        }
+    }
+
+    /// What stands at a name. Errors: ENOENT.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> FileResult<Entry> {
+        let _still = self.still();
+        let attr = self.volume.lookup(&self.place(parent, name)?)?;
+        Ok(self.entry(parent, name, attr))
+    }
+
+    /// The kernel counts on a node `count` times less.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.nodes.forget(ino, count);
+    }
+
+    /// A node's attributes, by a handle where the kernel has one in mind.
+    pub fn attr(&self, ino: u64, handle: Option<u64>) -> FileResult<Entry> {
+        let attr = match handle.and_then(|number| self.files.get(number)) {
+            Some(open) => self.volume.attr(Target::Open(&open.file)),
+            None => self.look(ino, |target| self.volume.attr(target)),
+        };
+        match (attr, self.nodes.last_words(ino)) {
+            (Err(Errno::STALE), Some(last)) => Ok(Entry {
+                attr: last,
+                may_remember: false,
+            }),
+            (Ok(attr), _) => Ok(Entry {
+                attr,
+                may_remember: self.nodes.described(ino, &attr),
+            }),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Changes attributes; by a handle where the caller had one.
+    pub fn set_attr(&self, ino: u64, handle: Option<u64>, set: SetAttr) -> FileResult<Entry> {
+        let open = handle.and_then(|number| self.files.get(number));
+        let attr = match open.filter(|open| open.file.is_writable()) {
+            Some(open) => self.volume.set_attr(Target::Open(&open.file), set),
+            None => self.change(ino, |target| self.volume.set_attr(target, set)),
+        }?;
+        Ok(Entry {
+            attr,
+            may_remember: self.nodes.described(ino, &attr),
+        })
+    }
+
+    /// Where a symbolic link leads.
+    pub fn read_link(&self, ino: u64) -> FileResult<OsString> {
+        let _still = self.still();
+        self.by_name(ino, |path| self.volume.read_link(path, ino))
+    }
+
+    /// Makes a directory.
+    pub fn make_dir(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        caller: Caller,
+    ) -> FileResult<Entry> {
+        let _still = self.still();
+        let path = self.place(parent, name)?;
+        let attr = self.volume.make_dir(&path, mode, caller)?;
+        Ok(self.entry(parent, name, attr))
+    }
+
+    /// Makes a file, a FIFO, a socket or a device.
+    pub fn make_node(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        node: NewNode,
+        caller: Caller,
+    ) -> FileResult<Entry> {
+        let _still = self.still();
+        let path = self.place(parent, name)?;
+        let attr = self.volume.make_node(&path, node, caller)?;
+        Ok(self.entry(parent, name, attr))
+    }
+
+    /// Makes a symbolic link.
+    pub fn make_symlink(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        target: &OsStr,
+        caller: Caller,
+    ) -> FileResult<Entry> {
+        let _still = self.still();
+        let path = self.place(parent, name)?;
+        let attr = self.volume.make_symlink(&path, target, caller)?;
+        Ok(self.entry(parent, name, attr))
+    }
+
+    /// Gives a file one more name.
+    pub fn make_link(&self, ino: u64, parent: u64, name: &OsStr) -> FileResult<Entry> {
+        let attr = self.change(ino, |target| {
+            let to = self.place(parent, name)?;
+            self.volume.make_link(target, &to)
+        })?;
+        Ok(self.entry(parent, name, attr))
+    }
+
+    /// Takes a name away from what is no directory.
+    pub fn unlink(&self, parent: u64, name: &OsStr) -> FileResult<()> {
+        let _still = self.still();
+        self.volume.unlink(&self.place(parent, name)?)?;
+        self.nodes.unlinked(parent, name);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_dir(&self, parent: u64, name: &OsStr) -> FileResult<()> {
+        let _still = self.still();
+        self.volume.remove_dir(&self.place(parent, name)?)?;
+        self.nodes.unlinked(parent, name);
+        Ok(())
+    }
+
+    /// Moves a name.
+    pub fn move_name(
+        &self,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        mode: RenameMode,
+    ) -> FileResult<()> {
+        let move_name = || {
+            let source = self.place(from.0, from.1)?;
+            let target = self.place(to.0, to.1)?;
+            self.volume.rename(&source, &target, mode)?;
+            match mode {
+                RenameMode::Exchange => self.nodes.exchanged(from.0, from.1, to.0, to.1),
+                RenameMode::Replace | RenameMode::NoReplace => {
+                    self.nodes.renamed(from.0, from.1, to.0, to.1);
+                }
+            }
+            Ok(())
+        };
+        let is_directory = self.nodes.is_directory(from.0, from.1)
+            || mode == RenameMode::Exchange && self.nodes.is_directory(to.0, to.1);
+        if is_directory {
+            let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+            move_name()
+        } else {
+            let _still = self.still();
+            move_name()
+        }
+    }
+
+    /// Room.
+    pub fn facts(&self) -> FileResult<FileSystemFacts> {
+        self.volume.facts()
+    }
+
+    /// An extended attribute's value.
+    pub fn xattr(&self, ino: u64, name: &OsStr) -> FileResult<Vec<u8>> {
+        self.look(ino, |target| self.volume.xattr(target, name))
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(
+        &self,
+        ino: u64,
+        name: &OsStr,
+        value: &[u8],
+        mode: XattrMode,
+    ) -> FileResult<()> {
+        self.change(ino, |target| {
+            self.volume.set_xattr(target, name, value, mode)
+        })
+    }
+
+    /// The names of extended attributes.
+    pub fn xattr_names(&self, ino: u64) -> FileResult<Vec<OsString>> {
+        self.look(ino, |target| self.volume.xattr_names(target))
+    }
+
+    /// Takes an extended attribute away.
+    pub fn remove_xattr(&self, ino: u64, name: &OsStr) -> FileResult<()> {
+        self.change(ino, |target| self.volume.remove_xattr(target, name))
+    }
+
+    /// Where a path leads in the kernel's eyes: for telling it what changed.
+    pub fn find(&self, path: &FilePath) -> Option<Found> {
+        self.nodes.find(path)
+    }
+
+    /// The number by which the kernel may know an inode; none where it does not.
+    pub fn known(&self, ino: u64) -> Option<u64> {
+        if ino == self.root_ino {
+            return Some(ROOT);
+        }
+        self.nodes.is_known(ino).then_some(ino)
+    }
+
+    /// Every number, and every directory and name, that the kernel may know.
+    pub fn all_known(&self) -> (Vec<u64>, Vec<(u64, Arc<OsStr>)>) {
+        (self.nodes.all(), self.nodes.all_names())
+    }
+}

@@ -1,0 +1,142 @@
+//! Directories being read.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use fsstore::files::{Errno, FileResult, Files, OpenDir};
+
+use super::{DIRECTORY, Entry, FileSystem};
+use crate::posix::nodes::KIND;
+
+/// A directory held open: none where it was removed before.
+#[derive(Debug)]
+pub(super) struct DirHandle<D> {
+    ino: u64,
+    dir: Option<D>,
+}
+
+/// An entry of a directory being listed.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed<'a> {
+    /// Its name; `.` and `..` too.
+    pub name: &'a OsStr,
+    /// Its inode number.
+    pub ino: u64,
+    /// The type bits of its mode; 0 where it has vanished since.
+    pub kind: u32,
+    /// Where to go on after it.
+    pub next: u64,
+}
+
+impl<V: Files, B> FileSystem<V, B> {
+    /// Opens a directory. One that was removed while someone stands in it opens, and is empty.
+    pub fn open_dir(&self, ino: u64) -> FileResult<u64> {
+        let still = self.still();
+        let real = self.real(ino);
+        let dir = match self.by_name(ino, |path| self.volume.open_dir(path, real)) {
+            Ok(dir) => Some(dir),
+            Err(Errno::STALE) if self.nodes.last_words(ino).is_some() => None,
+            Err(error) => return Err(error),
+        };
+        drop(still);
+        let number = self.dirs.number();
+        self.dirs.put(number, Arc::new(DirHandle { ino, dir }));
+        Ok(number)
+    }
+
+    /// Lists a directory from `from` on (0, or an entry's `next`), until `visit` says false.
+    pub fn read_dir(
+        &self,
+        number: u64,
+        from: u64,
+        mut visit: impl FnMut(Listed<'_>) -> bool,
+    ) -> FileResult<()> {
+        let handle = self.dirs.get(number).ok_or(Errno::BADF)?;
+        let Some(dir) = &handle.dir else {
+            return Ok(());
+        };
+        let own = self.real(handle.ino);
+        let above = self.nodes.parent(handle.ino);
+        let above = above.map_or(own, |ino| self.real(ino));
+        for (at, name, ino) in [(0, ".", own), (1, "..", above)] {
+            let listed = Listed {
+                name: OsStr::new(name),
+                ino,
+                kind: DIRECTORY,
+                next: at + 1,
+            };
+            if from <= at && !visit(listed) {
+                return Ok(());
+            }
+        }
+        dir.read(volume_place(from), &mut |entry| {
+            let kind = match entry.kind {
+                0 => dir.attr_of(entry.name).map_or(0, |attr| attr.mode & KIND),
+                kind => kind,
+            };
+            visit(Listed {
+                name: entry.name,
+                ino: entry.ino,
+                kind,
+                next: kernel_place(entry.next),
+            })
+        })
+    }
+
+    /// Lists a directory with attributes, as [`FileSystem::read_dir`]. `visit` gives whether the
+    /// entry was taken; those that are, other than `.` and `..`, count as looked up. An entry
+    /// that has vanished since is left out.
+    pub fn read_dir_plus(
+        &self,
+        number: u64,
+        from: u64,
+        mut visit: impl FnMut(Listed<'_>, Option<Entry>) -> bool,
+    ) -> FileResult<()> {
+        let handle = self.dirs.get(number).ok_or(Errno::BADF)?;
+        self.read_dir(number, from, |listed| {
+            if matches!(listed.name.as_encoded_bytes(), b"." | b"..") {
+                return visit(listed, None);
+            }
+            let attr = handle.dir.as_ref().map(|dir| dir.attr_of(listed.name));
+            let Some(Ok(attr)) = attr else {
+                return true;
+            };
+            // Counted before the kernel can hear of it; taken back where there was no room.
+            let entry = self.entry(handle.ino, listed.name, attr);
+            let was_taken = visit(listed, Some(entry));
+            if !was_taken {
+                self.nodes.forget(attr.ino, 1);
+            }
+            was_taken
+        })
+    }
+
+    /// Gives a directory's handle back.
+    pub fn release_dir(&self, number: u64) {
+        self.dirs.take(number);
+    }
+
+    /// Makes a directory's names durable.
+    pub fn sync_dir(&self, number: u64) -> FileResult<()> {
+        let handle = self.dirs.get(number).ok_or(Errno::BADF)?;
+        handle.dir.as_ref().map_or(Ok(()), OpenDir::sync)
+    }
+}
+
+/// The kernel's first two places are those of `.` and `..`. A volume's own place of so low a
+/// number (no file system of Linux has one, it counts them in) is moved far up.
+fn kernel_place(place: u64) -> u64 {
+    if place <= 2 { place + FAR } else { place }
+}
+
+/// The inverse of [`kernel_place`]; the places of `.` and `..` are the beginning.
+fn volume_place(place: u64) -> u64 {
+    match place {
+        0..=2 => 0,
+        far if (FAR..=FAR + 2).contains(&far) => far - FAR,
+        place => place,
+    }
+}
+
+/// A place no directory is long enough to have.
+const FAR: u64 = 1 << 62;

@@ -1,0 +1,22 @@
+//! The mount: a volume as POSIX files, through the kernel's FUSE.
+//!
+//! - [`nodes`]: what the kernel knows; [`handles`] and [`backings`]: what is held open
+//! - [`fs`]: each of the kernel's calls as a plain method over [`fsstore::files::Files`]
+//! - [`fuse`]: the kernel's protocol, by the crate fuser; translates, decides nothing
+//! - [`telling`]: what others change, told to the kernel
+//! - [`sessions`]: the mounts that a process serves, from their beginning to their end
+//! - [`mounting`]: mountpoints: mount, unmount, and whether one is dead
+//!
+//! The kernel checks permissions (`default_permissions`), and remembers names and attributes for
+//! a day: what others change is told to it exactly ([`telling`]), after the change and
+//! before its author is answered. Two mounts of one volume are not told of each other; with more
+//! than one, nothing is remembered.
+
+pub mod backings;
+pub mod fs;
+pub mod fuse;
+pub mod handles;
+pub mod mounting;
+pub mod nodes;
+pub mod sessions;
+pub mod telling;

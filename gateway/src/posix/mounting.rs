@@ -1,0 +1,305 @@
+//! Mountpoints: mounting, unmounting, and finding one whose server is gone.
+//!
+//! As root by mount(2); as a user by `fusermount3`, which may. This file touches paths on disk:
+//! the mountpoint's, and nothing below it.
+
+use std::ffi::{CString, OsStr};
+use std::fs::OpenOptions;
+use std::io::{Error, ErrorKind, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{MemfdFlags, memfd_create, statfs};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount as mount_at, unmount as unmount_at};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// The program that mounts for users. Source: fusermount3(1).
+const HELPER: &str = "fusermount3";
+/// What mounts are called: `fuse.portico` in mountinfo.
+const SUBTYPE: &str = "portico";
+
+/// How a mount is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// What df(1) shows as its source.
+    pub source: String,
+    /// Nothing can be changed through it.
+    pub is_read_only: bool,
+    /// No program is run from it.
+    pub no_exec: bool,
+    /// Set-id bits mean nothing.
+    pub no_suid: bool,
+    /// Devices on it are not opened.
+    pub no_dev: bool,
+    /// Reading leaves times of access alone.
+    pub no_atime: bool,
+    /// Other users may come in, as far as modes let them.
+    pub allow_other: bool,
+}
+
+/// Mounts, and gives the device by which the mount is served. Its first request waits there.
+/// Errors: those of mount(2); what `fusermount3` said.
+pub fn mount(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {
+    match mount_directly(at, options) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => mount_by_helper(at, options),
+        outcome => outcome,
+    }
+}
+
+fn mount_directly(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")?;
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, options.is_read_only);
+    flags.set(MountFlags::NOEXEC, options.no_exec);
+    flags.set(MountFlags::NOSUID, options.no_suid);
+    flags.set(MountFlags::NODEV, options.no_dev);
+    flags.set(MountFlags::NOATIME, options.no_atime);
+    let data = CString::new(data)?;
+    let kind = format!("fuse.{SUBTYPE}");
+    mount_at(&*options.source, at, &*kind, flags, &*data)?;
+    Ok(device.into())
+}
+
+/// The helper mounts, and sends the device over the socket that stands in for its standard input.
+fn mount_by_helper(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {
+    let mut words = vec![
+        format!("fsname={}", options.source.replace(',', "\\,")),
+        format!("subtype={SUBTYPE}"),
+        "default_permissions".to_owned(),
+    ];
+    let flags = [
+        (options.is_read_only, "ro"),
+        (options.no_exec, "noexec"),
+        (options.no_suid, "nosuid"),
+        (options.no_dev, "nodev"),
+        (options.no_atime, "noatime"),
+        (options.allow_other, "allow_other"),
+    ];
+    words.extend(
+        flags
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, word)| (*word).to_owned()),
+    );
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = Command::new(HELPER)
+        .arg("-o")
+        .arg(words.join(","))
+        .arg("--")
+        .arg(at)
+        .env("_FUSE_COMMFD", "0")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let child = child.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::new(
+            ErrorKind::NotFound,
+            format!("mounting as a user needs {HELPER} (package fuse3)"),
+        ),
+        _ => error,
+    })?;
+    let device = receive_descriptor(&ours);
+    let output = child.wait_with_output()?;
+    match device {
+        Ok(Some(device)) => Ok(device),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(Error::other(said.trim().to_owned()))
+        }
+    }
+}
+
+/// The descriptor that comes with the next byte of a socket; none where it ends without.
+fn receive_descriptor(socket: &UnixStream) -> Result<Option<OwnedFd>, Error> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::io::retry_on_intr(|| recvmsg(socket, &mut parts, &mut ancillary, flags))?;
+    Ok(ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+/// What stands at a mountpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A directory that can be mounted on.
+    Free,
+    /// A mount of portico that is served.
+    Alive,
+    /// A mount whose server is gone.
+    Dead,
+}
+
+/// Looks at a mountpoint. Errors: it is not there, or is no directory.
+pub fn standing(at: &Path) -> Result<Standing, Error> {
+    match statfs(at) {
+        Err(Errno::NOTCONN | Errno::CONNABORTED) => return Ok(Standing::Dead),
+        Err(error) => return Err(error.into()),
+        Ok(_) => {}
+    }
+    if !at.is_dir() {
+        return Err(Errno::NOTDIR.into());
+    }
+    if is_ours(at)? {
+        return Ok(Standing::Alive);
+    }
+    Ok(Standing::Free)
+}
+
+/// True where the uppermost mount at `at` is one of portico.
+fn is_ours(at: &Path) -> Result<bool, Error> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let kind = format!("fuse.{SUBTYPE}");
+    Ok(uppermost(&table, at).is_some_and(|found| found == kind.as_bytes()))
+}
+
+/// The type of the uppermost mount at a place. Source: proc_pid_mountinfo(5).
+fn uppermost<'a>(table: &'a [u8], at: &Path) -> Option<&'a [u8]> {
+    let lines = table.split(|byte| *byte == b'\n');
+    let at_place = lines.filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let place = unescape(fields.nth(4)?);
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        (place == at.as_os_str().as_encoded_bytes()).then_some(kind)
+    });
+    at_place.last()
+}
+
+/// Undoes the table's `\040` and its like.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).filter(|_| *first == b'\\');
+        let octal = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
+/// A mountpoint's path without links and dots, though a dead mount stand there.
+pub fn absolute(at: &Path) -> Result<PathBuf, Error> {
+    match at.canonicalize() {
+        Err(error) if is_dead(&error) => {
+            let name = at.file_name().ok_or(error)?;
+            let parent = at.parent().filter(|dir| *dir != Path::new(""));
+            let parent = parent.unwrap_or(Path::new(".")).canonicalize()?;
+            Ok(parent.join(name))
+        }
+        outcome => outcome,
+    }
+}
+
+fn is_dead(error: &Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOTCONN | Errno::CONNABORTED)
+    )
+}
+
+/// Unmounts. Errors: EBUSY while someone uses it; EINVAL where nothing is mounted.
+pub fn unmount(at: &Path) -> Result<(), Error> {
+    match unmount_at(at, UnmountFlags::NOFOLLOW) {
+        Err(Errno::PERM) => by_helper(at, &["-u"]),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Takes a mount out of the tree; those who use it go on, or learn that it is dead.
+pub fn detach(at: &Path) -> Result<(), Error> {
+    match unmount_at(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+        Err(Errno::PERM) => by_helper(at, &["-u", "-z"]),
+        outcome => Ok(outcome?),
+    }
+}
+
+fn by_helper(at: &Path, flags: &[&str]) -> Result<(), Error> {
+    let output = Command::new(HELPER)
+        .args(flags)
+        .arg("--")
+        .arg(at)
+        .stdin(Stdio::null())
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if said.contains("busy") {
+        return Err(Errno::BUSY.into());
+    }
+    Err(Error::other(said))
+}
+
+/// An empty file that no directory knows: to ask the kernel whether it passes files through.
+pub fn memory_file() -> Result<OwnedFd, Error> {
+    Ok(memfd_create(OsStr::new("portico"), MemfdFlags::CLOEXEC)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+29 1 254:0 / / rw - ext4 /dev/root rw
+30 29 0:40 / /mnt/a\\040b rw shared:1 - fuse.portico main rw
+31 29 0:41 / /mnt/c rw - fuse.portico main rw
+32 31 0:42 / /mnt/c rw - tmpfs none rw
+";
+
+    #[test]
+    fn the_uppermost_mount_counts() {
+        let at = |path| uppermost(TABLE, Path::new(path));
+        assert_eq!(at("/mnt/a b"), Some(&b"fuse.portico"[..]));
+        assert_eq!(at("/mnt/c"), Some(&b"tmpfs"[..]));
+        assert_eq!(at("/mnt"), None);
+    }
+
+    #[test]
+    fn a_plain_directory_is_free_and_a_file_is_no_mountpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(standing(dir.path()).unwrap(), Standing::Free);
+        let file = dir.path().join("f");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(
+            standing(&file).unwrap_err().kind(),
+            ErrorKind::NotADirectory
+        );
+        let nowhere = standing(&dir.path().join("x")).unwrap_err();
+        assert_eq!(nowhere.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn escapes_of_the_table_are_undone() {
+        assert_eq!(unescape(b"a\\040b\\134c\\"), b"a b\\c\\");
+    }
+}

@@ -1,0 +1,381 @@
+//! What the kernel knows of a volume: inodes it has looked up, by which names, and which of them
+//! are held open.
+//!
+//! The kernel speaks of files by number. A number is an inode's, so hard links are one node with
+//! several names; the mount's root alone is [`ROOT`]. Names make a tree of `(directory, name)`,
+//! and a path is made by climbing it: so a renamed directory takes all below it along.
+//!
+//! A node lives as long as the kernel counts on it ([`Nodes::forget`]) or it is held open. The
+//! table says what the kernel was told; what is true is asked of the volume, which is told the
+//! number as well as the path and answers ESTALE where the two have parted.
+//!
+//! One lock guards the table. Nothing is called while it is held.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fsstore::files::{Errno, FileAttr, FilePath, FileResult};
+
+/// The number of the mount's root. Source: fuse(4), FUSE_ROOT_ID.
+pub const ROOT: u64 = 1;
+/// More directories above a file than any path has room for: a climb that is longer runs in
+/// circles. Source: PATH_MAX.
+const MAX_DEPTH: usize = 4_096;
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    parent: u64,
+    name: Arc<OsStr>,
+}
+
+#[derive(Debug)]
+struct Node<H> {
+    generation: u64,
+    /// How often the kernel was given this node and has not said that it forgot it.
+    lookups: u64,
+    /// Where it stands; empty once it has lost all names that the kernel knows.
+    names: Vec<Place>,
+    /// What stands in it, where it is a directory.
+    children: HashMap<Arc<OsStr>, u64>,
+    /// Handles that hold it open.
+    open: Vec<(u64, H)>,
+    /// How many of them may write.
+    writer_count: usize,
+    /// What was last said of it, where it is no regular file: the answer for those who stand in
+    /// a directory that is removed.
+    last: Option<Box<FileAttr>>,
+}
+
+impl<H> Node<H> {
+    fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            lookups: 0,
+            names: Vec::new(),
+            children: HashMap::new(),
+            open: Vec::new(),
+            writer_count: 0,
+            last: None,
+        }
+    }
+}
+
+/// What the kernel knows. `H` is a handle on an open file.
+#[derive(Debug)]
+pub struct Nodes<H> {
+    base: FilePath,
+    table: Mutex<HashMap<u64, Node<H>>>,
+}
+
+/// The type bits of a mode. Source: inode(7), S_IFMT.
+pub(super) const KIND: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+
+impl<H: Clone> Nodes<H> {
+    /// The table of a mount that shows what is below `base`.
+    pub fn new(base: FilePath) -> Self {
+        let table = HashMap::from([(ROOT, Node::new(0))]);
+        Self {
+            base,
+            table: Mutex::new(table),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Node<H>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the kernel is given what stands at `name`: it counts on it once more. Gives
+    /// whether its attributes may be remembered, which is while nobody writes.
+    pub fn looked_up(&self, parent: u64, name: &OsStr, attr: &FileAttr) -> bool {
+        let mut table = self.lock();
+        let before = table.get(&parent).and_then(|dir| dir.children.get(name));
+        let before = before.copied();
+        let node = table
+            .entry(attr.ino)
+            .or_insert_with(|| Node::new(attr.generation));
+        if node.generation != attr.generation {
+            // The number is a new file's. The kernel still holds the old one and will say how
+            // often it forgets that: the counts are added up.
+            node.generation = attr.generation;
+            node.names.clear();
+            node.children.clear();
+            node.last = None;
+        }
+        node.lookups += 1;
+        note_last(node, attr);
+        let may_remember = node.writer_count == 0;
+        if before != Some(attr.ino) || node.names.is_empty() {
+            name_node(&mut table, parent, name, attr.ino);
+        }
+        may_remember
+    }
+
+    /// Notes what was said of a node. Gives whether its attributes may be remembered.
+    pub fn described(&self, ino: u64, attr: &FileAttr) -> bool {
+        let mut table = self.lock();
+        let Some(node) = table.get_mut(&ino) else {
+            return true;
+        };
+        note_last(node, attr);
+        node.writer_count == 0
+    }
+
+    /// What was last said of a directory that has lost its name, as it is now: without names.
+    pub fn last_words(&self, ino: u64) -> Option<FileAttr> {
+        let table = self.lock();
+        let node = table.get(&ino).filter(|node| node.names.is_empty())?;
+        let last = node.last.as_deref()?;
+        Some(FileAttr {
+            link_count: 0,
+            ..*last
+        })
+    }
+
+    /// The kernel counts on a node `count` times less. Gives true where it is gone from the table.
+    pub fn forget(&self, ino: u64, count: u64) -> bool {
+        let mut table = self.lock();
+        let Some(node) = table.get_mut(&ino) else {
+            return false;
+        };
+        node.lookups = node.lookups.saturating_sub(count);
+        drop_unneeded(&mut table, ino)
+    }
+
+    /// Where a node stands: the path of one of its names. Errors: ESTALE where it has none.
+    pub fn path(&self, ino: u64) -> FileResult<FilePath> {
+        self.path_by(ino, 0)
+    }
+
+    /// As [`Nodes::path`], by its name of this index, from 0.
+    pub fn path_by(&self, ino: u64, name_index: usize) -> FileResult<FilePath> {
+        if ino == ROOT {
+            return Ok(self.base.clone());
+        }
+        let mut names = Vec::with_capacity(8);
+        let table = self.lock();
+        let mut at = ino;
+        while at != ROOT {
+            let node = table.get(&at).ok_or(Errno::STALE)?;
+            let index = if at == ino { name_index } else { 0 };
+            let place = node.names.get(index).ok_or(Errno::STALE)?;
+            if names.len() == MAX_DEPTH {
+                return Err(Errno::LOOP);
+            }
+            names.push(Arc::clone(&place.name));
+            at = place.parent;
+        }
+        drop(table);
+        let mut path = self.base.clone();
+        for name in names.iter().rev() {
+            path = path.join(name)?;
+        }
+        Ok(path)
+    }
+
+    /// The directory above, where the kernel knows it; the root is above itself.
+    pub fn parent(&self, ino: u64) -> Option<u64> {
+        if ino == ROOT {
+            return Some(ROOT);
+        }
+        let table = self.lock();
+        let place = table.get(&ino)?.names.first()?;
+        Some(place.parent)
+    }
+
+    /// True for what is no regular file as far as is known.
+    pub fn is_directory(&self, parent: u64, name: &OsStr) -> bool {
+        let table = self.lock();
+        let child = table.get(&parent).and_then(|dir| dir.children.get(name));
+        let node = child.and_then(|ino| table.get(ino));
+        node.is_none_or(|node| node.last.is_some())
+    }
+
+    /// A name was taken away by this mount.
+    pub fn unlinked(&self, parent: u64, name: &OsStr) {
+        unname(&mut self.lock(), parent, name);
+    }
+
+    /// A name was given to a node by this mount, where another or none stood.
+    pub fn renamed(&self, parent: u64, name: &OsStr, new_parent: u64, new_name: &OsStr) {
+        let mut table = self.lock();
+        let from = table.get(&parent).and_then(|dir| dir.children.get(name));
+        let Some(ino) = from.copied() else {
+            unname(&mut table, new_parent, new_name);
+            return;
+        };
+        unname(&mut table, parent, name);
+        name_node(&mut table, new_parent, new_name, ino);
+    }
+
+    /// Two names changed places.
+    pub fn exchanged(&self, parent: u64, name: &OsStr, new_parent: u64, new_name: &OsStr) {
+        let mut table = self.lock();
+        let at = |table: &HashMap<u64, Node<H>>, parent, name: &OsStr| {
+            let dir: Option<&Node<H>> = table.get(&parent);
+            dir.and_then(|dir| dir.children.get(name)).copied()
+        };
+        let one = at(&table, parent, name);
+        let other = at(&table, new_parent, new_name);
+        unname(&mut table, parent, name);
+        unname(&mut table, new_parent, new_name);
+        if let Some(one) = one {
+            name_node(&mut table, new_parent, new_name, one);
+        }
+        if let Some(other) = other {
+            name_node(&mut table, parent, name, other);
+        }
+    }
+
+    /// A node is held open by `handle`, of this number. Gives whether it is the first that may
+    /// write: from then on its attributes may not be remembered.
+    pub fn opened(&self, ino: u64, number: u64, handle: H, is_writable: bool) -> bool {
+        let mut table = self.lock();
+        let node = table.entry(ino).or_insert_with(|| Node::new(0));
+        node.open.push((number, handle));
+        node.writer_count += usize::from(is_writable);
+        is_writable && node.writer_count == 1
+    }
+
+    /// A handle holds its node no more; [`Nodes::closed`] follows once its file is closed.
+    pub fn unheld(&self, ino: u64, number: u64) {
+        let mut table = self.lock();
+        if let Some(node) = table.get_mut(&ino) {
+            node.open.retain(|(other, _)| *other != number);
+        }
+    }
+
+    /// A handle's file is closed.
+    pub fn closed(&self, ino: u64, was_writable: bool) {
+        let mut table = self.lock();
+        if let Some(node) = table.get_mut(&ino) {
+            node.writer_count = node.writer_count.saturating_sub(usize::from(was_writable));
+        }
+        drop_unneeded(&mut table, ino);
+    }
+
+    /// A handle that holds a node open; the first that `suits`, else any.
+    pub fn handle(&self, ino: u64, suits: impl Fn(&H) -> bool) -> Option<H> {
+        let table = self.lock();
+        let open = &table.get(&ino)?.open;
+        let found = open.iter().find(|(_, handle)| suits(handle));
+        found.or(open.first()).map(|(_, handle)| handle.clone())
+    }
+
+    /// Whether the kernel may know this node.
+    pub fn is_known(&self, ino: u64) -> bool {
+        self.lock().contains_key(&ino)
+    }
+
+    /// The node of a path and the one above it, as far as the kernel knows them: `None` where
+    /// the directory above is not known to it.
+    pub fn find(&self, path: &FilePath) -> Option<Found> {
+        let table = self.lock();
+        let mut below = path.components();
+        for name in self.base.components() {
+            match below.next() {
+                // Something above the mount's root, or the root itself.
+                None => return None,
+                Some(other) if other == name => {}
+                Some(_) => return None,
+            }
+        }
+        let mut found = Found {
+            parent: None,
+            name: None,
+            ino: Some(ROOT),
+        };
+        for name in below {
+            let parent = found.ino?;
+            let child = table.get(&parent).and_then(|dir| dir.children.get(name));
+            found = Found {
+                parent: Some(parent),
+                name: Some(Arc::from(name)),
+                ino: child.copied(),
+            };
+        }
+        Some(found)
+    }
+
+    /// Every node that the kernel may know.
+    pub fn all(&self) -> Vec<u64> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Every name that the kernel was told of, as directory and name.
+    pub fn all_names(&self) -> Vec<(u64, Arc<OsStr>)> {
+        let table = self.lock();
+        let of_dir = |(ino, node): (&u64, &Node<H>)| {
+            let names: Vec<_> = node
+                .children
+                .keys()
+                .map(|n| (*ino, Arc::clone(n)))
+                .collect();
+            names
+        };
+        table.iter().flat_map(of_dir).collect()
+    }
+}
+
+/// Where a path leads in the kernel's eyes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The directory above; none for the root.
+    pub parent: Option<u64>,
+    /// The name in it.
+    pub name: Option<Arc<OsStr>>,
+    /// What stands there, where the kernel was told of anything.
+    pub ino: Option<u64>,
+}
+
+fn note_last<H>(node: &mut Node<H>, attr: &FileAttr) {
+    if attr.mode & KIND != REGULAR {
+        node.last = Some(Box::new(*attr));
+    }
+}
+
+/// Gives a node a name, which whatever had it loses.
+fn name_node<H>(table: &mut HashMap<u64, Node<H>>, parent: u64, name: &OsStr, ino: u64) {
+    unname(table, parent, name);
+    let name: Arc<OsStr> = Arc::from(name);
+    if let Some(dir) = table.get_mut(&parent) {
+        dir.children.insert(Arc::clone(&name), ino);
+    }
+    if let Some(node) = table.get_mut(&ino) {
+        node.names.push(Place { parent, name });
+    }
+}
+
+/// Takes a name away.
+fn unname<H>(table: &mut HashMap<u64, Node<H>>, parent: u64, name: &OsStr) {
+    let dir = table.get_mut(&parent);
+    let Some(ino) = dir.and_then(|dir| dir.children.remove(name)) else {
+        return;
+    };
+    if let Some(node) = table.get_mut(&ino) {
+        node.names
+            .retain(|place| place.parent != parent || &*place.name != name);
+    }
+}
+
+/// Drops a node that neither the kernel nor a handle needs.
+fn drop_unneeded<H>(table: &mut HashMap<u64, Node<H>>, ino: u64) -> bool {
+    let is_needed = |node: &Node<H>| node.lookups > 0 || !node.open.is_empty();
+    if ino == ROOT || table.get(&ino).is_none_or(is_needed) {
+        return false;
+    }
+    let Some(node) = table.remove(&ino) else {
+        return false;
+    };
+    for place in node.names {
+        if let Some(dir) = table.get_mut(&place.parent) {
+            dir.children.remove(&place.name);
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! The mount over a plain directory: its calls one by one, and through the kernel where this
+//! machine lets the test mount.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod mounted;
+mod plain;
