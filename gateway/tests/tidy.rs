@@ -130,6 +130,9 @@ const RULES: &[Rule] = &[
             // What a commit's turn does to names.
             "fsstore/src/brick/publish.rs",
             "fsstore/src/brick/removal.rs",
+            // What a mount does to names, in the turn, and the door that asks for it.
+            "fsstore/src/brick/posix",
+            "gateway/src/posix",
             // Parts and side files: nothing that a door shows.
             "fsstore/src/brick/upload.rs",
             "fsstore/src/brick/uploads.rs",

@@ -5,6 +5,7 @@
 //! - writing: [`sink`] over [`lane`]s, [`staged`], [`upload`] and [`multipart`], [`commit`] with
 //!   its [`intents`]
 //! - reading: [`look`], [`object`], [`listing`] over the [`index`]
+//! - as files, for a mount: [`posix`]
 //! - upkeep: [`scan`] (the index against the tree), [`hashing`] (digests not known yet)
 //!
 //! Files with their records are the truth; the index may be deleted at any time.
@@ -27,6 +28,7 @@ pub mod notices;
 pub mod object;
 pub mod osdisk;
 mod owner;
+pub mod posix;
 pub mod publish;
 pub mod records;
 pub mod removal;

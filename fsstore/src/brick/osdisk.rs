@@ -18,6 +18,8 @@ use super::attrs::XATTR_NAME;
 use super::disk::{Access, DirEntry, Disk, DiskFile, FileFacts, FileKind, Inheritance, Room};
 use crate::keypath::RESERVED;
 
+pub mod posix;
+
 /// Largest value an xattr can have on Linux. Source: xattr(7), XATTR_SIZE_MAX.
 const MAX_XATTR_LEN_BYTES: usize = 64 * 1024;
 /// Read first; records that are longer are read again.
@@ -61,6 +63,21 @@ impl Drop for StagedName {
     fn drop(&mut self) {
         // A name that stays is swept at the next start.
         let _ = fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
+    }
+}
+
+impl From<OwnedFd> for OsFile {
+    fn from(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            staged_name: Mutex::new(None),
+        }
+    }
+}
+
+impl AsFd for OsFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
@@ -153,10 +170,7 @@ impl OsDisk {
             Err(Errno::NXIO | Errno::NODEV) => return Err(Errno::INVAL.into()),
             other => other?,
         };
-        Ok(OsFile {
-            fd,
-            staged_name: Mutex::new(None),
-        })
+        Ok(fd.into())
     }
 }
 
@@ -191,12 +205,13 @@ fn reports_syncfs_errors() -> bool {
     (major, minor) >= (5, 8)
 }
 
+fn nanos(time: fs::StatxTimestamp) -> i64 {
+    time.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(time.tv_nsec))
+}
+
 fn facts_of(stat: &fs::Statx) -> FileFacts {
-    let nanos = |time: fs::StatxTimestamp| {
-        time.tv_sec
-            .saturating_mul(1_000_000_000)
-            .saturating_add(i64::from(time.tv_nsec))
-    };
     let has_btime = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
     FileFacts {
         kind: kind_of(FileType::from_raw_mode(stat.stx_mode.into())),
@@ -271,10 +286,7 @@ impl Disk for OsDisk {
             flags |= OFlags::CREATE;
         }
         let fd = fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?;
-        Ok(OsFile {
-            fd,
-            staged_name: Mutex::new(None),
-        })
+        Ok(fd.into())
     }
 
     fn create_unnamed(&self, staging: &OwnedFd) -> io::Result<OsFile> {
@@ -282,10 +294,7 @@ impl Disk for OsDisk {
         if self.has_unnamed {
             let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
             let fd = fs::openat(staging, ".", flags, mode)?;
-            return Ok(OsFile {
-                fd,
-                staged_name: Mutex::new(None),
-            });
+            return Ok(fd.into());
         }
         let name = self.staging_name();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;

@@ -265,7 +265,7 @@ impl<D: Disk> Tree<D> {
     }
 
     /// Takes away the file at a key's escaped path, which what was just published replaces.
-    fn replace_escaped(
+    pub(super) fn replace_escaped(
         &self,
         turn: &mut Turn<'_, D>,
         at: &Locator,

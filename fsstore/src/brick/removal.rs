@@ -180,7 +180,8 @@ impl<D: Disk> Tree<D> {
         }
     }
 
-    fn leave_shelter(
+    /// Brings the object back that a directory displaced which does not stand any more.
+    pub(super) fn leave_shelter(
         &self,
         turn: &mut Turn<'_, D>,
         bucket: &BucketName,

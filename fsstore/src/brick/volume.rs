@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Brick;
-use super::commit::Terms;
+use super::commit::{Terms, Turn};
 use super::disk::Disk;
 use super::multipart::BrickPart;
 use super::object::BrickObject;
 use super::sink::{Sink, Target, off_thread, require_room};
 use super::staged::BrickStaged;
+use super::{Brick, Inner};
 use crate::digest::Digests;
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, PartNumber, UploadId};
@@ -41,6 +41,35 @@ impl<D: Disk> Brick<D> {
     }
 }
 
+impl<D: Disk> Inner<D> {
+    /// Makes a bucket, in the turn. Errors: BucketExists.
+    pub(super) fn make_bucket(
+        &self,
+        turn: &mut Turn<'_, D>,
+        name: &BucketName,
+        new: NewBucket,
+    ) -> Result<BucketInfo> {
+        let now = self.options.clock.now();
+        if matches!(self.tree.bucket_dir(name), Err(StoreError::NoSuchBucket)) {
+            // Uploads that a crash left of an earlier bucket of this name.
+            self.uploads.remove_all(&self.tree, name)?;
+        }
+        let info = self.buckets.create(&self.tree, turn, name, new, now)?;
+        // What an earlier bucket of this name left in the index is gone by now.
+        self.index.drop_bucket(name);
+        self.index.add_bucket(name, true);
+        Ok((*info).clone())
+    }
+
+    /// Removes a bucket with its uploads, in the turn. Errors: NoSuchBucket, BucketNotEmpty.
+    pub(super) fn remove_bucket(&self, turn: &mut Turn<'_, D>, name: &BucketName) -> Result<()> {
+        self.buckets.remove(&self.tree, turn, name)?;
+        self.index.drop_bucket(name);
+        turn.settle()?;
+        self.uploads.remove_all(&self.tree, name)
+    }
+}
+
 impl<D: Disk> Volume for Brick<D> {
     type Object = BrickObject<D>;
     type Staged = BrickStaged<D>;
@@ -51,16 +80,7 @@ impl<D: Disk> Volume for Brick<D> {
         self.inner
             .committer
             .submit(Self::durable_turn(), move |turn| {
-                let now = inner.options.clock.now();
-                if matches!(inner.tree.bucket_dir(&name), Err(StoreError::NoSuchBucket)) {
-                    // Uploads that a crash left of an earlier bucket of this name.
-                    inner.uploads.remove_all(&inner.tree, &name)?;
-                }
-                let info = inner.buckets.create(&inner.tree, turn, &name, new, now)?;
-                // What an earlier bucket of this name left in the index is gone by now.
-                inner.index.drop_bucket(&name);
-                inner.index.add_bucket(&name, true);
-                Ok((*info).clone())
+                inner.make_bucket(turn, &name, new)
             })
             .await
     }
@@ -70,10 +90,7 @@ impl<D: Disk> Volume for Brick<D> {
         self.inner
             .committer
             .submit(Self::durable_turn(), move |turn| {
-                inner.buckets.remove(&inner.tree, turn, &name)?;
-                inner.index.drop_bucket(&name);
-                turn.settle()?;
-                inner.uploads.remove_all(&inner.tree, &name)
+                inner.remove_bucket(turn, &name)
             })
             .await
     }

@@ -1,0 +1,224 @@
+//! What a mount makes: files, directories, nodes and links.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::super::Inner;
+use super::super::attrs::Record;
+use super::super::commit::Turn;
+use super::super::disk::FileFacts;
+use super::super::index::Change;
+use super::super::osdisk::OsDisk;
+use super::super::osdisk::posix::{
+    Met, add_directory, add_name, add_node, add_symlink, is_dir, is_regular, meet, meet_at,
+    set_mode,
+};
+use super::super::tree::Moved;
+use super::caller::on_behalf;
+use super::open::PosixFile;
+use super::place::{Below, Place, below, keys, place_of};
+use crate::files::{Caller, Errno, FileAttr, FilePath, FileResult, NewNode, OpenFlags, Target};
+use crate::name::BucketName;
+use crate::object::{FileOwner, Locator};
+use crate::volume::NewBucket;
+
+/// Permissions of a directory that a door makes, before the umask.
+const ALL_MAY: u32 = 0o777;
+/// The sticky bit, and those that set ids. Source: inode(7).
+const BEYOND_PERMISSIONS: u32 = 0o7000;
+
+impl Inner<OsDisk> {
+    pub(super) fn create_file(
+        self: &Arc<Self>,
+        path: &FilePath,
+        mode: u32,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> FileResult<(FileAttr, PosixFile)> {
+        let place = below(path)?;
+        let object = place.object();
+        let made = self.change_in(&[&place], &keys([&object]), |turn| {
+            let disk = &self.tree.disk;
+            let fd = on_behalf(caller, || disk.create_regular(path, mode, flags))?;
+            let met = meet(fd.as_fd())?;
+            let edit = match flags.write {
+                true => Some(self.begin_first_edit(&met.facts, object.as_ref())),
+                false => None,
+            };
+            self.made_file(turn, object.as_ref(), &met.facts);
+            Ok((fd, met, edit))
+        });
+        match made {
+            Ok((fd, met, edit)) => Ok((met.attr, PosixFile::new(self, fd, &met, flags, edit))),
+            Err(Errno::EXIST) if !flags.exclusive => self.open_met(path, flags, None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A regular file has been made where none was.
+    fn made_file(&self, turn: &mut Turn<'_, OsDisk>, at: Option<&Locator>, facts: &FileFacts) {
+        let Some(at) = at else { return };
+        self.displace_escaped(turn, at);
+        let row = self.plain_row(&at.key, facts, &Record::default());
+        self.tell_index(at, Change::Put(row));
+    }
+
+    /// A crash may have left an older object of this key in its shelter: the file counts.
+    pub(super) fn displace_escaped(&self, turn: &mut Turn<'_, OsDisk>, at: &Locator) {
+        let mut moved = Moved::default();
+        if let Err(e) = self.tree.replace_escaped(turn, at, &mut moved) {
+            tracing::warn!(bucket = %at.bucket, key = %at.key, "an older object stays: {e}");
+        }
+    }
+
+    pub(super) fn make_directory(
+        &self,
+        path: &FilePath,
+        mode: u32,
+        caller: Caller,
+    ) -> FileResult<FileAttr> {
+        let place = match place_of(path) {
+            Ok(Place::Below(place)) => place,
+            Ok(Place::Bucket(bucket)) => return self.make_bucket_dir(path, bucket, mode, caller),
+            Ok(Place::Root) => return Err(Errno::EXIST),
+            Err(_) if path.components().count() == 1 => return Err(Errno::INVAL),
+            Err(e) => return Err(e),
+        };
+        self.change_in(&[], &[], |turn| {
+            let parent = self.tree.disk.open_directory(&place.parent)?;
+            on_behalf(caller, || add_directory(&parent, place.name, mode))?;
+            turn.built(&parent);
+            Ok(meet_at(&parent, place.name)?.attr)
+        })
+    }
+
+    /// A bucket is made as any door makes it, then given to the caller.
+    fn make_bucket_dir(
+        &self,
+        path: &FilePath,
+        bucket: BucketName,
+        mode: u32,
+        caller: Caller,
+    ) -> FileResult<FileAttr> {
+        let is_root = rustix::process::geteuid().is_root();
+        let new = NewBucket {
+            file_owner: FileOwner {
+                uid: is_root.then_some(caller.uid),
+                gid: is_root.then_some(caller.gid),
+                umask: Some(caller.umask),
+            },
+            ..NewBucket::default()
+        };
+        self.change_in(&[], &[], |turn| {
+            self.make_bucket(turn, &bucket, new)
+                .map_err(|e| e.errno())?;
+            let dir = self.tree.disk.open_node(path)?;
+            let made = meet(dir.as_fd())?.attr;
+            let wanted = made.mode & !(ALL_MAY & !mode) | mode & BEYOND_PERMISSIONS;
+            if wanted != made.mode {
+                set_mode(dir.as_fd(), wanted)?;
+            }
+            Ok(meet(dir.as_fd())?.attr)
+        })
+    }
+
+    pub(super) fn make_node(
+        &self,
+        path: &FilePath,
+        node: NewNode,
+        caller: Caller,
+    ) -> FileResult<FileAttr> {
+        let place = below(path)?;
+        // What is no regular file has no row.
+        let object = is_regular(node.mode).then(|| place.object()).flatten();
+        self.change_in(&[&place], &keys([&object]), |turn| {
+            let (parent, met) =
+                self.make_in(&place, caller, |dir, name| add_node(dir, name, node))?;
+            turn.changed(&parent);
+            self.made_file(turn, object.as_ref(), &met.facts);
+            Ok(met.attr)
+        })
+    }
+
+    pub(super) fn make_symlink(
+        &self,
+        path: &FilePath,
+        target: &OsStr,
+        caller: Caller,
+    ) -> FileResult<FileAttr> {
+        let place = below(path)?;
+        let object = place.object();
+        self.change_in(&[&place], &keys([&object]), |turn| {
+            let (parent, met) =
+                self.make_in(&place, caller, |dir, name| add_symlink(dir, name, target))?;
+            turn.changed(&parent);
+            self.made_symlink(turn, &place);
+            Ok(met.attr)
+        })
+    }
+
+    /// A symbolic link stands at a path that it did not stand at: where it leads to a file
+    /// inside the volume it is that object, where to a directory its keys are reached by it.
+    pub(super) fn made_symlink(&self, turn: &mut Turn<'_, OsDisk>, place: &Below<'_>) {
+        let Some(at) = place.object() else { return };
+        self.displace_escaped(turn, &at);
+        self.reconcile_or_warn(&at);
+        if self.leads_to_directory(&at) {
+            self.forget_rows_are_whole(&at.bucket);
+        }
+    }
+
+    fn make_in(
+        &self,
+        place: &Below<'_>,
+        caller: Caller,
+        make: impl FnOnce(&OwnedFd, &OsStr) -> FileResult<()>,
+    ) -> FileResult<(Arc<OwnedFd>, Met)> {
+        let parent = self.tree.disk.open_directory(&place.parent)?;
+        on_behalf(caller, || make(&parent, place.name))?;
+        let met = meet_at(&parent, place.name)?;
+        Ok((parent, met))
+    }
+
+    pub(super) fn make_link(
+        &self,
+        target: Target<'_, PosixFile>,
+        to: &FilePath,
+    ) -> FileResult<FileAttr> {
+        let place = below(to)?;
+        let object = place.object();
+        let held = self.hold_target(target)?;
+        if is_dir(held.met.attr.mode) {
+            return Err(Errno::PERM);
+        }
+        let source = self.object_held(&held);
+        self.change_in(&[&place], &keys([&source, &object]), |turn| {
+            let parent = self.tree.disk.open_directory(&place.parent)?;
+            let kept = self.keep(source.as_ref(), &held.met.facts);
+            let linked = add_name(held.fd(), &parent, place.name);
+            let now = kept.and_then(|kept| self.kept(kept, linked.is_ok()));
+            linked?;
+            turn.changed(&parent);
+            let met = held.meet_again()?;
+            if is_regular(met.attr.mode) {
+                if let Some(at) = &object {
+                    self.displace_escaped(turn, at);
+                }
+                // Both names have one record and one time of change.
+                match &now {
+                    Some((facts, record)) => {
+                        for at in [&source, &object].into_iter().flatten() {
+                            let row = self.plain_row(&at.key, facts, record);
+                            self.tell_index(at, Change::Put(row));
+                        }
+                    }
+                    None => object.iter().for_each(|at| self.reconcile_or_warn(at)),
+                }
+            } else {
+                self.made_symlink(turn, &place);
+            }
+            Ok(met.attr)
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! A brick as a tree of files: what a mount does, on its own thread and in the same turn as
+//! every other door's changes.
+//!
+//! - where a path stands: [`place`]; on whose behalf: [`caller`]
+//! - names: [`make`], [`remove`], [`rename`]
+//! - files and directories held open: [`open`], [`dirs`]
+//! - attributes: [`attrs`], [`xattrs`]; what they leave of digests: [`keep`]
+//!
+//! System calls stand in [`super::osdisk::posix`].
+
+mod attrs;
+mod caller;
+mod dirs;
+mod keep;
+mod make;
+mod open;
+mod place;
+mod remove;
+mod rename;
+mod seam;
+#[cfg(test)]
+mod tests;
+mod xattrs;
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+pub use self::dirs::PosixDir;
+pub use self::open::PosixFile;
+use super::Brick;
+use super::osdisk::OsDisk;
+use super::osdisk::posix::{is_symlink, link_text};
+use crate::files::{
+    Caller, Errno, FileAttr, FilePath, FileResult, FileSystemFacts, Files, FilesWatcher, NewNode,
+    OpenFlags, RenameMode, SetAttr, Target, XattrMode,
+};
+
+impl Files for Brick<OsDisk> {
+    type OpenFile = PosixFile;
+    type OpenDir = PosixDir;
+
+    fn lookup(&self, path: &FilePath) -> FileResult<FileAttr> {
+        self.inner.look_up(path)
+    }
+
+    fn attr(&self, target: Target<'_, PosixFile>) -> FileResult<FileAttr> {
+        Ok(self.inner.hold_target(target)?.met.attr)
+    }
+
+    fn set_attr(&self, target: Target<'_, PosixFile>, set: SetAttr) -> FileResult<FileAttr> {
+        self.inner.set_attributes(target, set)
+    }
+
+    fn create(
+        &self,
+        path: &FilePath,
+        mode: u32,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> FileResult<(FileAttr, PosixFile)> {
+        self.inner.create_file(path, mode, flags, caller)
+    }
+
+    fn open_file(&self, target: Target<'_, PosixFile>, flags: OpenFlags) -> FileResult<PosixFile> {
+        self.inner.open_target(target, flags)
+    }
+
+    fn open_dir(&self, path: &FilePath, ino: u64) -> FileResult<PosixDir> {
+        PosixDir::open(&self.inner.tree.disk, path, Some(ino))
+    }
+
+    fn make_dir(&self, path: &FilePath, mode: u32, caller: Caller) -> FileResult<FileAttr> {
+        self.inner.make_directory(path, mode, caller)
+    }
+
+    fn make_node(&self, path: &FilePath, node: NewNode, caller: Caller) -> FileResult<FileAttr> {
+        self.inner.make_node(path, node, caller)
+    }
+
+    fn make_symlink(
+        &self,
+        path: &FilePath,
+        target: &OsStr,
+        caller: Caller,
+    ) -> FileResult<FileAttr> {
+        self.inner.make_symlink(path, target, caller)
+    }
+
+    fn make_link(&self, target: Target<'_, PosixFile>, to: &FilePath) -> FileResult<FileAttr> {
+        self.inner.make_link(target, to)
+    }
+
+    fn unlink(&self, path: &FilePath) -> FileResult<()> {
+        self.inner.unlink(path)
+    }
+
+    fn remove_dir(&self, path: &FilePath) -> FileResult<()> {
+        self.inner.remove_directory(path)
+    }
+
+    fn rename(&self, from: &FilePath, to: &FilePath, mode: RenameMode) -> FileResult<()> {
+        self.inner.move_path(from, to, mode)
+    }
+
+    fn read_link(&self, path: &FilePath, ino: u64) -> FileResult<OsString> {
+        let held = self.inner.hold_target(Target::Named { path, ino })?;
+        match is_symlink(held.met.attr.mode) {
+            true => link_text(held.fd()),
+            false => Err(Errno::INVAL),
+        }
+    }
+
+    fn xattr(&self, target: Target<'_, PosixFile>, name: &OsStr) -> FileResult<Vec<u8>> {
+        self.inner.get_xattr(target, name)
+    }
+
+    fn set_xattr(
+        &self,
+        target: Target<'_, PosixFile>,
+        name: &OsStr,
+        value: &[u8],
+        mode: XattrMode,
+    ) -> FileResult<()> {
+        self.inner.put_xattr(target, name, value, mode)
+    }
+
+    fn xattr_names(&self, target: Target<'_, PosixFile>) -> FileResult<Vec<OsString>> {
+        self.inner.list_xattrs(target)
+    }
+
+    fn remove_xattr(&self, target: Target<'_, PosixFile>, name: &OsStr) -> FileResult<()> {
+        self.inner.remove_xattr(target, name)
+    }
+
+    fn facts(&self) -> FileResult<FileSystemFacts> {
+        self.inner.tree.disk.file_system_facts()
+    }
+
+    fn watch(&self, watcher: &Arc<dyn FilesWatcher>) {
+        self.inner.watch(watcher);
+    }
+}

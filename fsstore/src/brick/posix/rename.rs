@@ -1,0 +1,245 @@
+//! Moving names: one rename(2), and the index told of all it moves as one step.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::super::Inner;
+use super::super::attrs::Record;
+use super::super::commit::Turn;
+use super::super::disk::FileFacts;
+use super::super::index::Change;
+use super::super::osdisk::OsDisk;
+use super::super::osdisk::posix::{Met, is_dir, is_regular, is_symlink, meet_at, move_name};
+use super::keep::Kept;
+use super::place::{Below, below, keys};
+use crate::files::{Errno, FilePath, FileResult, RenameMode};
+use crate::name::{BucketName, ObjectKey};
+use crate::object::Locator;
+
+/// One end of a rename: a name, and what stands there before it.
+struct End<'p> {
+    place: Below<'p>,
+    parent: Arc<OwnedFd>,
+    met: Option<Met>,
+    object: Option<Locator>,
+}
+
+/// What a regular file is after it was moved.
+type Moved = Option<(FileFacts, Record)>;
+
+impl<'p> End<'p> {
+    fn look(disk: &OsDisk, place: Below<'p>) -> FileResult<Self> {
+        let parent = disk.open_directory(&place.parent)?;
+        let met = match meet_at(&parent, place.name) {
+            Ok(met) => Some(met),
+            Err(Errno::NOENT) => None,
+            Err(e) => return Err(e),
+        };
+        let object = place.object();
+        Ok(Self {
+            place,
+            parent,
+            met,
+            object,
+        })
+    }
+
+    fn has(&self, kind: fn(u32) -> bool) -> bool {
+        self.met.is_some_and(|met| kind(met.attr.mode))
+    }
+
+    /// Whether what stands here may be an object.
+    fn may_be_object(&self) -> bool {
+        self.has(is_regular) || self.has(is_symlink)
+    }
+}
+
+impl Inner<OsDisk> {
+    pub(super) fn move_path(
+        &self,
+        from: &FilePath,
+        to: &FilePath,
+        mode: RenameMode,
+    ) -> FileResult<()> {
+        let (from_place, to_place) = (below(from)?, below(to)?);
+        let named = keys_of(&from_place, &to_place);
+        self.change_in(&[&from_place, &to_place], &named, |turn| {
+            let disk = &self.tree.disk;
+            let from = End::look(disk, below(from)?)?;
+            let to = End::look(disk, below(to)?)?;
+            let Some(moving) = from.met else {
+                return Err(Errno::NOENT);
+            };
+            // Two names of one file: nothing is done. Source: rename(2).
+            let same = to.met.is_some_and(|met| met.attr.ino == moving.attr.ino);
+            if same && mode != RenameMode::NoReplace {
+                return Ok(());
+            }
+            match mode {
+                RenameMode::Exchange => self.exchange(turn, &from, &to),
+                RenameMode::Replace | RenameMode::NoReplace => {
+                    self.move_one(turn, &from, &to, mode)
+                }
+            }
+        })
+    }
+
+    fn move_one(
+        &self,
+        turn: &mut Turn<'_, OsDisk>,
+        from: &End<'_>,
+        to: &End<'_>,
+        mode: RenameMode,
+    ) -> FileResult<()> {
+        if from.has(is_dir) {
+            return self.move_directory(turn, from, to, mode);
+        }
+        let kept = self.keep_end(from);
+        // Other names of what is replaced stay, with digests that hold.
+        let replaced_kept = match to.met {
+            Some(met) if met.attr.link_count > 1 => self.keep_end(to),
+            _ => None,
+        };
+        let replaced = to.met.filter(|met| is_regular(met.attr.mode));
+        let held = replaced.and_then(|met| self.hold_for_records(&to.place, &met));
+        let moved = rename(from, to, mode);
+        let now = kept.and_then(|kept| self.kept(kept, moved.is_ok()));
+        if let Some(kept) = replaced_kept {
+            self.kept(kept, moved.is_ok());
+        }
+        moved?;
+        turn.changed(&from.parent);
+        turn.changed(&to.parent);
+        if let Some(replaced) = replaced {
+            self.tree.forget_later(turn, replaced.facts, held);
+        }
+        self.file_moved(turn, from, to, now);
+        Ok(())
+    }
+
+    fn keep_end(&self, end: &End<'_>) -> Option<Kept> {
+        let facts = end.met?.facts;
+        self.keep(end.object.as_ref(), &facts)
+    }
+
+    /// Tells the index that what is no directory stands at another name, both in one step.
+    fn file_moved(&self, turn: &mut Turn<'_, OsDisk>, from: &End<'_>, to: &End<'_>, now: Moved) {
+        if from.may_be_object() {
+            // Where a crash left two objects of one key, the other must not come to light.
+            for at in [&from.object, &to.object].into_iter().flatten() {
+                self.displace_escaped(turn, at);
+            }
+        }
+        let gone = row(&from.object, |_| Some(Change::Remove));
+        let come = row(&to.object, |key| match (&now, from.has(is_regular)) {
+            (Some((facts, record)), true) => Some(Change::Put(self.plain_row(key, facts, record))),
+            _ => None,
+        });
+        let is_told = come.is_some();
+        self.change_index(gone.into_iter().chain(come));
+        if let (false, Some(at)) = (is_told, &to.object) {
+            self.reconcile_or_warn(at);
+        }
+        if from.has(is_symlink)
+            && let Some(at) = &to.object
+            && self.leads_to_directory(at)
+        {
+            self.forget_rows_are_whole(&at.bucket);
+        }
+    }
+
+    fn move_directory(
+        &self,
+        turn: &mut Turn<'_, OsDisk>,
+        from: &End<'_>,
+        to: &End<'_>,
+        mode: RenameMode,
+    ) -> FileResult<()> {
+        let replaced = match self.tree.records.in_use() && to.has(is_dir) {
+            true => self.tree.disk.open_directory(to.place.path).ok(),
+            false => None,
+        };
+        self.move_rows(&from.place, &to.place, || rename(from, to, mode))?;
+        turn.built(&from.parent);
+        turn.built(&to.parent);
+        if let Some(replaced) = replaced {
+            let records = Arc::clone(&self.tree.records);
+            turn.later(move || records.forget_dir(&replaced));
+        }
+        if to.has(is_dir) {
+            // It was empty; what its marker held besides goes with it, unless the directory
+            // that came has a marker of its own.
+            self.marker_left(turn, &to.place)?;
+        }
+        for place in [&from.place, &to.place] {
+            if let Some(marker) = place.marker() {
+                self.reconcile_or_warn(&marker);
+            }
+        }
+        self.directory_left(turn, &from.place)
+    }
+
+    fn exchange(
+        &self,
+        turn: &mut Turn<'_, OsDisk>,
+        from: &End<'_>,
+        to: &End<'_>,
+    ) -> FileResult<()> {
+        let kept = (self.keep_end(from), self.keep_end(to));
+        let moved = rename(from, to, RenameMode::Exchange);
+        let now = (
+            kept.0.and_then(|kept| self.kept(kept, moved.is_ok())),
+            kept.1.and_then(|kept| self.kept(kept, moved.is_ok())),
+        );
+        moved?;
+        turn.built(&from.parent);
+        turn.built(&to.parent);
+        let ends = [(to, from, now.0), (from, to, now.1)];
+        for (place, came, now) in &ends {
+            let (Some(at), true) = (&place.object, came.may_be_object()) else {
+                continue;
+            };
+            self.displace_escaped(turn, at);
+            if let Some((facts, record)) = now {
+                let row = self.plain_row(&at.key, facts, record);
+                self.tell_index(at, Change::Put(row));
+            } else {
+                self.reconcile_or_warn(at);
+            }
+        }
+        if from.has(is_dir) || to.has(is_dir) || from.has(is_symlink) || to.has(is_symlink) {
+            // Two trees have changed places: what is below either is looked up until the scan
+            // has been there.
+            for (place, _, _) in &ends {
+                self.forget_rows_are_whole(&place.place.bucket);
+                let looked = [place.object.clone(), place.place.marker()];
+                for at in looked.iter().flatten() {
+                    self.reconcile_or_warn(at);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rename(from: &End<'_>, to: &End<'_>, mode: RenameMode) -> FileResult<()> {
+    move_name(
+        (&from.parent, from.place.name),
+        (&to.parent, to.place.name),
+        mode,
+    )
+}
+
+fn row(
+    at: &Option<Locator>,
+    change: impl FnOnce(&ObjectKey) -> Option<Change>,
+) -> Option<(BucketName, ObjectKey, Change)> {
+    let at = at.as_ref()?;
+    Some((at.bucket.clone(), at.key.clone(), change(&at.key)?))
+}
+
+/// The keys that a rename may change: objects, and markers of directories.
+fn keys_of(from: &Below<'_>, to: &Below<'_>) -> Vec<(BucketName, ObjectKey)> {
+    let all = [from.object(), to.object(), from.marker(), to.marker()];
+    keys(&all)
+}

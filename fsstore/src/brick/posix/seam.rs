@@ -1,0 +1,96 @@
+//! What a mount's changes ask of the engine.
+
+use super::super::Inner;
+use super::super::commit::Turn;
+use super::super::disk::{Disk, DiskFile, FileFacts};
+use super::super::osdisk::{OsDisk, OsFile};
+use super::place::Below;
+use crate::files::FileResult;
+use crate::name::{BucketName, ObjectKey};
+use crate::object::Locator;
+use std::sync::Arc;
+
+/// A file being edited.
+pub(super) struct Edit {
+    pub began: FileFacts,
+}
+
+impl Inner<OsDisk> {
+    /// Runs a change of names in these directories.
+    pub(super) fn change_in<T>(
+        &self,
+        _places: &[&Below<'_>],
+        keys: &[(BucketName, ObjectKey)],
+        act: impl FnOnce(&mut Turn<'_, OsDisk>) -> FileResult<T>,
+    ) -> FileResult<T> {
+        self.change_names(keys, act)
+    }
+
+    /// As [`Self::change_in`], for a change that takes something away.
+    pub(super) fn remove_in<T>(
+        &self,
+        _places: &[&Below<'_>],
+        keys: &[(BucketName, ObjectKey)],
+        act: impl FnOnce(&mut Turn<'_, OsDisk>) -> FileResult<T>,
+    ) -> FileResult<T> {
+        self.change_names(keys, act)
+    }
+
+    /// Renames a directory with the rows below it.
+    pub(super) fn move_rows(
+        &self,
+        from: &Below<'_>,
+        to: &Below<'_>,
+        rename: impl FnOnce() -> FileResult<()>,
+    ) -> FileResult<()> {
+        self.forget_rows_are_whole(&from.bucket);
+        self.forget_rows_are_whole(&to.bucket);
+        rename()
+    }
+
+    pub(super) fn forget_rows_are_whole(&self, bucket: &BucketName) {
+        if self.index.is_complete(bucket) {
+            self.index.set_complete(bucket, false);
+        }
+    }
+
+    /// Whether a symbolic link at a key leads to a directory of the volume.
+    pub(super) fn leads_to_directory(&self, at: &Locator) -> bool {
+        let path = format!("{}/{}", at.bucket, at.key);
+        self.tree.disk.open_dir(&self.tree.root, &path).is_ok()
+    }
+
+    pub(super) fn begin_first_edit(&self, facts: &FileFacts, _at: Option<&Locator>) -> Edit {
+        Edit { began: *facts }
+    }
+
+    pub(super) fn begin_edit(
+        self: &Arc<Self>,
+        file: &OsFile,
+        facts: &FileFacts,
+        _at: Option<&Locator>,
+    ) -> FileResult<Edit> {
+        let _ = file;
+        Ok(Edit { began: *facts })
+    }
+
+    pub(super) fn end_edit(
+        self: &Arc<Self>,
+        edit: Edit,
+        file: &OsFile,
+        at: impl FnOnce() -> Option<Locator>,
+    ) {
+        let Ok(now) = file.facts() else { return };
+        if now == edit.began {
+            return;
+        }
+        self.stamps.doubt(now.ino);
+        if let Some(at) = at() {
+            let _ = self.change_names(&[(at.bucket.clone(), at.key.clone())], |_| {
+                self.reconcile_or_warn(&at);
+                Ok(())
+            });
+            let _ = self.suspects.try_send(at);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Hard and symbolic links.
+
+use crate::files::{Errno, Files, OpenFile, Target};
+
+use super::{BOTH, HELLO_MD5, Scene, me, path};
+
+fn link(scene: &Scene, from: &str, to: &str) -> Result<u32, Errno> {
+    let (source, to) = (path(from), path(to));
+    let ino = scene.lookup(from)?.ino;
+    let target = Target::Named { path: &source, ino };
+    Ok(scene.brick.make_link(target, &to)?.link_count)
+}
+
+#[test]
+fn a_hard_link_is_a_second_key_with_the_same_bytes_and_tag() {
+    let scene = Scene::new();
+    let put = scene.put("one", b"hello");
+    assert_eq!(link(&scene, "b/one", "b/two"), Ok(2));
+    for key in ["one", "two"] {
+        assert_eq!(scene.stat(key).etag, put.etag);
+        assert_eq!(scene.listed_tag(key), put.etag.as_str());
+    }
+    // A PUT to one breaks it off. That moves the other's ctime, so it may be read again.
+    scene.put("one", b"other");
+    assert_eq!(scene.get("two"), b"hello");
+    scene.eventually_tagged("two", HELLO_MD5);
+    assert_eq!(link(&scene, "b/one", "b/two"), Err(Errno::EXIST));
+}
+
+#[test]
+fn a_name_taken_away_leaves_the_other_with_its_tag() {
+    let scene = Scene::new();
+    let put = scene.put("one", b"hello");
+    link(&scene, "b/one", "b/two").unwrap();
+    scene.brick.unlink(&path("b/one")).unwrap();
+    assert_eq!(scene.keys(), ["two"]);
+    assert_eq!(scene.stat("two").etag, put.etag);
+}
+
+#[test]
+fn an_open_file_can_be_linked() {
+    let scene = Scene::new();
+    let file = scene.create("b/one").unwrap();
+    file.write(0, b"hello").unwrap();
+    let linked = scene.brick.make_link(Target::Open(&file), &path("b/two"));
+    assert_eq!(linked.unwrap().link_count, 2);
+    drop(file);
+    assert_eq!(scene.keys(), ["one", "two"]);
+    scene.eventually_tagged("one", HELLO_MD5);
+    scene.eventually_tagged("two", HELLO_MD5);
+}
+
+#[test]
+fn a_directory_has_one_name() {
+    let scene = Scene::new();
+    scene.mkdir("b/d").unwrap();
+    assert_eq!(link(&scene, "b/d", "b/e"), Err(Errno::PERM));
+    scene.write("b/f", b"x");
+    assert_eq!(link(&scene, "b/f", "f"), Err(Errno::PERM));
+}
+
+#[test]
+fn a_symbolic_link_to_a_file_inside_is_an_object() {
+    let scene = Scene::new();
+    let put = scene.put("file", b"hello");
+    let make = |at: &str, to: &str| scene.brick.make_symlink(&path(at), to.as_ref(), me());
+    let made = make("b/link", "file").unwrap();
+    assert_eq!(made.len_bytes, 4);
+    make("b/dangling", "nothing").unwrap();
+    make("b/outside", "/etc/passwd").unwrap();
+    assert_eq!(scene.keys(), ["file", "link"]);
+    assert_eq!(scene.stat("link").etag, put.etag);
+    assert_eq!(
+        scene.brick.read_link(&path("b/link"), made.ino).unwrap(),
+        "file"
+    );
+    assert_eq!(scene.lookup("b/link").unwrap().ino, made.ino);
+    let opened = scene.open("b/link", BOTH);
+    assert_eq!(opened.err(), Some(Errno::STALE));
+    scene.brick.unlink(&path("b/link")).unwrap();
+    assert_eq!(scene.keys(), ["file"]);
+}
+
+#[test]
+fn keys_are_reached_through_a_symbolic_link_to_a_directory() {
+    let scene = Scene::new();
+    scene.put("d/k", b"x");
+    assert_eq!(scene.keys(), ["d/k"]);
+    scene
+        .brick
+        .make_symlink(&path("b/link"), "d".as_ref(), me())
+        .unwrap();
+    assert_eq!(scene.keys(), ["d/k", "link/k"]);
+    // The mount's kernel goes through links itself.
+    assert_eq!(scene.lookup("b/link/k").err(), Some(Errno::STALE));
+}
