@@ -80,6 +80,18 @@ impl Stamps {
         self.0.insert(facts.ino, facts.ctime_ns);
     }
 
+    /// Notes a file as it was looked at, unless something is known of it: who looks outside the
+    /// turn may have looked before our last change and come here after it.
+    pub fn learn(&self, facts: &FileFacts) {
+        let learnt = self.0.get_or_insert_with(&facts.ino, || {
+            Ok::<_, std::convert::Infallible>(facts.ctime_ns)
+        });
+        match learnt {
+            Ok(_) => {}
+            Err(never) => match never {},
+        }
+    }
+
     /// Notes that we are about to move a file's ctime.
     pub fn changing(&self, ino: u64) {
         self.0.insert(ino, CHANGING);
@@ -218,7 +230,7 @@ impl<D: Disk> Inner<D> {
     fn holds_by_row(&self, row: Option<&Row>, facts: &FileFacts) -> bool {
         let holds = row_holds(row, facts);
         if holds {
-            self.stamps.note(facts);
+            self.stamps.learn(facts);
         }
         holds
     }
@@ -296,5 +308,38 @@ impl<D: Disk> Inner<D> {
         }
         let (inner, name) = (Arc::clone(self), name.clone());
         off_thread(move || inner.buckets.load(&inner.tree, &name)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::{FileFacts, FileKind};
+    use super::Stamps;
+
+    #[test]
+    fn what_a_late_look_saw_does_not_replace_what_we_know() {
+        let old = FileFacts {
+            kind: FileKind::File,
+            len_bytes: 1,
+            mtime_ns: 1,
+            ctime_ns: 1,
+            btime_ns: 1,
+            ino: 1,
+            link_count: 1,
+        };
+        let new = FileFacts { ctime_ns: 2, ..old };
+        let stamps = Stamps::new();
+        stamps.learn(&old);
+        assert_eq!(stamps.holds(&old), Some(true));
+        // Our change, between that look and another that comes late.
+        stamps.changing(1);
+        stamps.learn(&old);
+        assert_eq!(stamps.holds(&new), Some(true));
+        stamps.note(&new);
+        stamps.learn(&old);
+        assert_eq!(stamps.holds(&new), Some(true));
+        stamps.doubt(1);
+        stamps.learn(&new);
+        assert_eq!(stamps.holds(&new), Some(false));
     }
 }
