@@ -87,6 +87,8 @@ pub enum HashPolicy {
     /// Soon, one file at a time.
     #[default]
     Background,
+    /// The same, and what was written through a mount as soon as it is closed.
+    OnClose,
     /// When a request first asks for the object.
     OnRead,
     /// Never: such a file keeps its provisional ETag.

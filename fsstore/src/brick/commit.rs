@@ -146,6 +146,16 @@ impl<D: Disk> Shared<D> {
         // Whoever panicked left a change half-way, as a crash may; the lists are whole.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Closes the open segment of the log where that is due, between two groups.
+    fn rotate(&self) -> Result<()> {
+        let Some(next) = self.log.next_if_due()? else {
+            return Ok(());
+        };
+        // What is in a closed segment was acted on, by callers on their own threads as well.
+        let _held = self.hold();
+        self.log.switch(next)
+    }
 }
 
 /// See the module. Dropping it finishes what was submitted.
@@ -209,11 +219,13 @@ impl<D: Disk> Committer<D> {
 
     /// Runs `act` in the keys' lock on this thread, without waiting for the queue: for changes
     /// of a mount, which answers that the queue waits for may wait for. Nothing is durable on
-    /// return, and those who watch are not told. A panic of `act` goes through. Errors: Stopping,
-    /// and those of writing the log; then `act` did not run.
+    /// return, and those who watch are not told. A panic of `act` goes through. What only
+    /// `removes` goes on where the log cannot be written. Errors: Stopping, and those of writing
+    /// the log; then `act` did not run.
     pub fn act_here<T>(
         &self,
         keys: &[(BucketName, ObjectKey)],
+        removes: bool,
         act: impl FnOnce(&mut Turn<'_, D>) -> T,
     ) -> Result<T> {
         let shared = &*self.shared;
@@ -221,7 +233,10 @@ impl<D: Disk> Committer<D> {
         if held.stopped {
             return Err(StoreError::Stopping);
         }
-        shared.log.append(keys.iter())?;
+        match shared.log.append(keys.iter()) {
+            Err(e) if !removes => return Err(e),
+            _ => {}
+        }
         let mut changed = Changed::default();
         let mut turn = Turn {
             disk: &*shared.disk,
@@ -248,7 +263,15 @@ impl<D: Disk> Committer<D> {
         self.shared.watchers.tell(notices);
     }
 
-    /// Takes no more jobs, waits until those taken are answered, and lets nobody act any more.
+    /// Takes no more jobs, waits until those taken are answered, lets nobody act any more, and
+    /// closes the open segment of the log. Errors: those of that.
+    pub fn close(&self) -> Result<()> {
+        self.stop();
+        self.shared.log.ask_rotation();
+        self.shared.rotate()
+    }
+
+    /// As [`Self::close`], leaving the log as it is.
     pub fn stop(&self) {
         self.jobs
             .lock()
@@ -364,12 +387,7 @@ fn prepare<D: Disk>(
 ) -> Vec<(Job<D>, Option<StoreError>)> {
     let (disk, log) = (&*shared.disk, &*shared.log);
     let keys = group.iter().flat_map(|job| &job.terms.keys);
-    let logged = {
-        // What is in a closed segment was acted on, by callers on their own threads as well.
-        let _held = shared.hold();
-        log.rotate_if_due()
-    }
-    .and_then(|()| log.append(keys));
+    let logged = shared.rotate().and_then(|()| log.append(keys));
     if !durable || logged.is_err() {
         let failure = |job: &Job<D>| match &logged {
             Err(e) if !job.terms.removes => Some(same_failure(e)),
@@ -391,11 +409,7 @@ fn prepare<D: Disk>(
             failed_files = failed.into_iter();
             None
         }
-        Err(e) => {
-            // What was not synced may be lost: nothing is appended behind it.
-            log.ask_rotation();
-            Some(e)
-        }
+        Err(e) => Some(e),
     };
     group
         .into_iter()
@@ -419,10 +433,17 @@ fn sync_before<'a, D: Disk>(
 ) -> Result<Vec<Option<StoreError>>> {
     let count = files.clone().count();
     if count >= SYNC_EVERYTHING_FROM {
+        let end = log.end();
         match disk.sync_everything() {
-            Ok(()) => return Ok((0..count).map(|_| None).collect()),
+            Ok(()) => {
+                log.note_synced(end);
+                return Ok((0..count).map(|_| None).collect());
+            }
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
-            Err(e) => return Err(StoreError::from_io("make a group durable", e)),
+            Err(e) => {
+                log.give_up(end);
+                return Err(StoreError::from_io("make a group durable", e));
+            }
         }
     }
     log.sync()?;

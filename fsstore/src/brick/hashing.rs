@@ -29,10 +29,20 @@ const IDLE: Duration = Duration::from_millis(500);
 /// A file changed more recently is left alone: it may still be written.
 const SETTLED_AFTER_NS: i64 = 300_000_000;
 
+/// An object that may have no digest that holds.
+#[derive(Debug, Clone)]
+pub struct Suspect {
+    /// Where it stands.
+    pub at: Locator,
+    /// Whether whoever wrote it is known to be done.
+    pub settled: bool,
+}
+
 /// Starts the task; it ends when the brick is closed or dropped.
-pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Locator>) {
-    if inner.options.hash != HashPolicy::Background {
-        return;
+pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Suspect>) {
+    match inner.options.hash {
+        HashPolicy::Background | HashPolicy::OnClose => {}
+        HashPolicy::OnRead | HashPolicy::Never => return,
     }
     let weak = Arc::downgrade(inner);
     tokio::spawn(async move {
@@ -44,7 +54,7 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Locat
                 return;
             }
             match suspect {
-                Ok(Some(at)) => inner.hash_and_log(&at).await,
+                Ok(Some(suspect)) => inner.hash_and_log(&suspect).await,
                 Ok(None) => return,
                 Err(_) => {
                     let from = after.as_ref().map(|(bucket, key)| (bucket, key));
@@ -62,7 +72,9 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Locat
                         if inner.is_stopping() {
                             return;
                         }
-                        inner.hash_and_log(&Locator::new(bucket, key)).await;
+                        let at = Locator::new(bucket, key);
+                        let settled = false;
+                        inner.hash_and_log(&Suspect { at, settled }).await;
                     }
                 }
             }
@@ -75,20 +87,22 @@ fn failed(e: std::io::Error) -> StoreError {
 }
 
 impl<D: Disk> Inner<D> {
-    async fn hash_and_log(self: &Arc<Self>, at: &Locator) {
-        if let Err(e) = self.hash_one(at).await {
+    async fn hash_and_log(self: &Arc<Self>, suspect: &Suspect) {
+        if let Err(e) = self.hash_one(suspect).await {
+            let at = &suspect.at;
             tracing::debug!(bucket = %at.bucket, key = %at.key, "not hashed: {e}");
         }
     }
 
     /// Digests an object whose digest is not known or does not hold. Nothing happens where
     /// it changes meanwhile.
-    pub(super) async fn hash_one(self: &Arc<Self>, at: &Locator) -> Result<()> {
-        let (inner, place) = (Arc::clone(self), at.clone());
+    pub(super) async fn hash_one(self: &Arc<Self>, suspect: &Suspect) -> Result<()> {
+        let (inner, place) = (Arc::clone(self), suspect.clone());
         let digested = off_thread(move || inner.digest(&place)).await?;
         let Some((facts, digests)) = digested else {
             return Ok(());
         };
+        let at = &suspect.at;
         let terms = Terms {
             durable: false,
             file: None,
@@ -104,7 +118,11 @@ impl<D: Disk> Inner<D> {
     }
 
     /// Reads a file through the digests; none where it has a valid digest or is being written.
-    fn digest(self: &Arc<Self>, at: &Locator) -> Result<Option<(FileFacts, Digests)>> {
+    pub(super) fn digest(
+        self: &Arc<Self>,
+        suspect: &Suspect,
+    ) -> Result<Option<(FileFacts, Digests)>> {
+        let at = &suspect.at;
         let Some(looked) = self.look_blocking(at)? else {
             return Ok(None);
         };
@@ -116,12 +134,11 @@ impl<D: Disk> Inner<D> {
             self.reconcile_row_if_behind(at);
             return Ok(None);
         }
-        if self.unrecordable.has(&facts) {
+        if self.unrecordable.has(&facts) || self.edits.has(facts.ino) {
             return Ok(None);
         }
         let age_ns = self.options.clock.now().0.saturating_sub(facts.mtime_ns);
-        let is_read_first = self.options.hash == HashPolicy::OnRead;
-        if (0..SETTLED_AFTER_NS).contains(&age_ns) && !is_read_first {
+        if (0..SETTLED_AFTER_NS).contains(&age_ns) && !suspect.settled {
             return Ok(None);
         }
         // The record must not reach the disk before the bytes that it vouches for.
@@ -156,7 +173,7 @@ impl<D: Disk> Inner<D> {
 
     /// In the committer's turn: the digests become the record's where the file is still as it
     /// was read.
-    fn record_digests(
+    pub(super) fn record_digests(
         &self,
         turn: &mut Turn<'_, D>,
         at: &Locator,
@@ -172,7 +189,7 @@ impl<D: Disk> Inner<D> {
         else {
             return Ok(());
         };
-        if !is_same_state(&now, facts) {
+        if !is_same_state(&now, facts) || self.edits.has(now.ino) {
             return Ok(());
         }
         let mut record = self.tree.records.load(&file, &now)?.unwrap_or_default();
@@ -230,7 +247,8 @@ impl<D: Disk> Inner<D> {
     }
 }
 
-fn is_same_state(a: &FileFacts, b: &FileFacts) -> bool {
+/// Whether nothing was done to a file between two looks.
+pub fn is_same_state(a: &FileFacts, b: &FileFacts) -> bool {
     (a.ino, a.len_bytes, a.mtime_ns, a.ctime_ns) == (b.ino, b.len_bytes, b.mtime_ns, b.ctime_ns)
 }
 

@@ -31,7 +31,7 @@ fn entry_of(key: ObjectKey, row: Row) -> ListEntry {
 }
 
 /// Whether a file is as it was when its row was made.
-pub(super) fn is_as_seen(row: &Row, facts: &FileFacts) -> bool {
+fn is_as_seen(row: &Row, facts: &FileFacts) -> bool {
     facts.kind == FileKind::File
         && (row.ino, row.ctime_ns, row.mtime_ns, row.len_bytes)
             == (facts.ino, facts.ctime_ns, facts.mtime_ns, facts.len_bytes)
@@ -106,7 +106,7 @@ impl<D: Disk> Inner<D> {
                 self.row_now(bucket, &key)?.as_ref() == Some(&row)
             } else {
                 self.facts_of(bucket, &key, &mut open_dir)?
-                    .is_some_and(|facts| is_as_seen(&row, &facts))
+                    .is_some_and(|facts| self.is_right(&row, &facts))
             };
             if !is_right {
                 wrong.push(i);
@@ -114,6 +114,11 @@ impl<D: Disk> Inner<D> {
             verified.push((key, Some(row)));
         }
         Ok((verified, wrong))
+    }
+
+    /// Whether a row says of a plain file what may be said of it.
+    pub(super) fn is_right(&self, row: &Row, facts: &FileFacts) -> bool {
+        is_as_seen(row, facts) && (row.etag.is_provisional() || !self.edits.has(facts.ino))
     }
 
     /// Looks at a plain file, keeping its directory open for the next key.

@@ -12,6 +12,7 @@ use quick_cache::sync::Cache;
 use super::attrs::{self, Record, Verdict};
 use super::commit::Terms;
 use super::disk::{Disk, FileFacts};
+use super::hashing::Suspect;
 use super::index::{Row, RowFlags};
 use super::sink::off_thread;
 use super::tree::Found;
@@ -205,6 +206,9 @@ impl<D: Disk> Inner<D> {
         if found.marker.is_some() {
             return Some(true);
         }
+        if self.edits.has(found.facts.ino) {
+            return Some(false);
+        }
         if !claims_digests(record, &found.facts) {
             return Some(false);
         }
@@ -242,7 +246,8 @@ impl<D: Disk> Inner<D> {
             Some(found) => self.look_found(at, found).await?,
             None => self.look_waiting(at).await?,
         };
-        if looked.in_doubt {
+        // While it is being edited there is nothing to wait for.
+        if looked.in_doubt && !self.edits.has(looked.found.facts.ino) {
             looked = self.look_in_turn(at).await?;
         }
         if !looked.info.etag.is_provisional() {
@@ -250,13 +255,15 @@ impl<D: Disk> Inner<D> {
         }
         match self.options.hash {
             HashPolicy::Never => Ok(looked),
-            HashPolicy::Background => {
+            HashPolicy::Background | HashPolicy::OnClose => {
                 // A full queue loses nothing: the index knows what needs hashing.
-                let _ = self.suspects.try_send(at.clone());
+                let (at, settled) = (at.clone(), false);
+                let _ = self.suspects.try_send(Suspect { at, settled });
                 Ok(looked)
             }
             HashPolicy::OnRead => {
-                self.hash_one(at).await?;
+                let (place, settled) = (at.clone(), true);
+                self.hash_one(&Suspect { at: place, settled }).await?;
                 self.look_waiting(at).await
             }
         }

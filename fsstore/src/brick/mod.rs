@@ -15,6 +15,7 @@ pub mod attrs;
 pub mod buckets;
 pub mod commit;
 pub mod disk;
+pub mod edits;
 pub mod hashing;
 pub mod index;
 pub mod inspect;
@@ -31,6 +32,7 @@ mod owner;
 pub mod posix;
 pub mod publish;
 pub mod records;
+pub mod recovery;
 pub mod removal;
 pub mod scan;
 pub mod sink;
@@ -55,23 +57,25 @@ use self::buckets::Buckets;
 pub use self::buckets::DurabilityRules;
 use self::commit::{Committer, Terms};
 use self::disk::Disk;
+use self::edits::Edits;
+use self::hashing::Suspect;
 use self::index::{Index, Opened};
-use self::intents::IntentLog;
+use self::intents::{BootId, IntentLog};
 use self::look::{Stamps, Unrecordable};
 use self::osdisk::OsDisk;
 use self::tree::Tree;
 use self::uploads::Uploads;
 use crate::clock::Clock;
 use crate::error::{Result, StoreError};
-use crate::keypath::{RESERVED, directories_above};
-use crate::name::{BucketName, ObjectKey};
-use crate::object::Locator;
-use crate::volume::Durability;
+use crate::keypath::RESERVED;
 
 /// Objects that wait to be hashed; more are found again by the index.
 const MAX_SUSPECTS: usize = 4_096;
 /// How often the intent log is looked after.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// The log is looked after each so many times only where it names edits or marks: by then the
+/// kernel has written most of what is to be synced. Source: vm.dirty_expire_centisecs, 30 s.
+const BOUND_UPKEEPS: u32 = 15;
 
 /// When a file without a known digest gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -80,6 +84,8 @@ pub enum HashPolicy {
     /// Soon, by a task of low pace; until then its tag is provisional.
     #[default]
     Background,
+    /// The same, but a file written through a mount as soon as it is closed.
+    OnClose,
     /// Before the first answer that shows its tag.
     OnRead,
     /// Never: its tag stays provisional.
@@ -100,6 +106,8 @@ pub struct BrickOptions {
     pub scan_interval: Duration,
     /// The time of day.
     pub clock: Clock,
+    /// The host's boot; none where it is not known, then a power cut is assumed.
+    pub boot: Option<BootId>,
 }
 
 impl BrickOptions {
@@ -111,6 +119,7 @@ impl BrickOptions {
             hash: HashPolicy::default(),
             scan_interval: Duration::from_secs(1),
             clock: Clock::system(),
+            boot: BootId::of_host(),
         }
     }
 }
@@ -133,12 +142,13 @@ pub struct Inner<D: Disk> {
     log: Arc<IntentLog<D>>,
     index: Index,
     stamps: Stamps,
+    edits: Edits,
     unrecordable: Unrecordable,
     buckets: Buckets,
     uploads: Uploads<D>,
     options: BrickOptions,
     runtime: Handle,
-    suspects: mpsc::Sender<Locator>,
+    suspects: mpsc::Sender<Suspect>,
     progress: watch::Sender<RebuildProgress>,
     stopping: AtomicBool,
 }
@@ -195,7 +205,11 @@ impl<D: Disk> Brick<D> {
     ///    does not have are read from the tree until it has.
     pub async fn open_on(disk: Arc<D>, options: BrickOptions, index_dir: &Path) -> Result<Self> {
         let tree = sink::off_thread(move || Tree::open(disk)).await?;
-        let (log, left) = IntentLog::open(Arc::clone(&tree.disk), Arc::clone(&tree.own.index))?;
+        let (log, left) = IntentLog::open(
+            Arc::clone(&tree.disk),
+            Arc::clone(&tree.own.index),
+            options.boot.clone(),
+        )?;
         let log = Arc::new(log);
         let committer = Committer::start(Arc::clone(&tree.disk), Arc::clone(&log))
             .map_err(|e| StoreError::from_io("start the committing thread", e))?;
@@ -207,6 +221,7 @@ impl<D: Disk> Brick<D> {
             log,
             index,
             stamps: Stamps::new(),
+            edits: Edits::default(),
             unrecordable: Unrecordable::new(),
             buckets: Buckets::new(options.durability.clone()),
             uploads: Uploads::new(),
@@ -225,9 +240,10 @@ impl<D: Disk> Brick<D> {
         Ok(brick)
     }
 
-    fn start_upkeep(&self, suspected: mpsc::Receiver<Locator>) {
+    fn start_upkeep(&self, suspected: mpsc::Receiver<Suspect>) {
         let upkeep = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
+            let mut waited = 0;
             loop {
                 tokio::time::sleep(UPKEEP_INTERVAL).await;
                 let Some(inner) = upkeep.upgrade() else {
@@ -236,6 +252,13 @@ impl<D: Disk> Brick<D> {
                 if inner.is_stopping() {
                     return;
                 }
+                // Before such a segment is removed everything is synced, which is not to
+                // hurry what is written in place.
+                waited += 1;
+                if inner.log.binds() && waited < BOUND_UPKEEPS {
+                    continue;
+                }
+                waited = 0;
                 if let Err(e) = inner.rotate_log().await {
                     tracing::error!("the index could not be made durable: {e}");
                 }
@@ -254,12 +277,7 @@ impl<D: Disk> Brick<D> {
     pub async fn close(&self) -> Result<()> {
         self.inner.stopping.store(true, Ordering::Release);
         let inner = Arc::clone(&self.inner);
-        sink::off_thread(move || {
-            inner.committer.stop();
-            inner.log.ask_rotation();
-            inner.log.rotate_if_due()
-        })
-        .await?;
+        sink::off_thread(move || inner.committer.close()).await?;
         self.inner.drop_closed_segments().await
     }
 }
@@ -267,67 +285,6 @@ impl<D: Disk> Brick<D> {
 impl<D: Disk> Inner<D> {
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
-    }
-
-    /// Sweeps what a crash left and looks at the keys of the intent log.
-    fn recover(&self, left: &[u64], fresh: bool) -> Result<()> {
-        // What an earlier process made and did not sync, later changes build on.
-        match self.tree.disk.sync_everything() {
-            Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {}
-            other => other.map_err(|e| StoreError::from_io("sync what stands", e))?,
-        }
-        let staged = self.tree.sweep_staging()?;
-        let uploads = self.uploads.sweep(&self.tree)?;
-        let mut keys = 0u64;
-        for number in left {
-            let mut failure = None;
-            self.log.replay(*number, |bucket, key| {
-                keys += 1;
-                if failure.is_none() {
-                    failure = self.recover_key(&bucket, &key, fresh).err();
-                }
-            })?;
-            if let Some(e) = failure {
-                return Err(e);
-            }
-        }
-        if let Some(last) = left.last() {
-            self.runtime.block_on(self.index.checkpoint())?;
-            self.log.remove_through(*last)?;
-        }
-        if staged + uploads > 0 || keys > 0 {
-            tracing::info!(staged, uploads, keys, "recovered after an unclean stop");
-        }
-        Ok(())
-    }
-
-    /// Looks at a key that was about to change, and at those above it, which may have been on
-    /// their way to their shelter or back. The change may have moved the ctime beyond what the
-    /// index saw, or the index may have seen what the disk lost: the record's word is taken.
-    fn recover_key(&self, bucket: &BucketName, key: &ObjectKey, fresh: bool) -> Result<()> {
-        let at = Locator::new(bucket.clone(), key.clone());
-        self.finish_touch(&at)?;
-        // A fresh index gets every key from the tree.
-        if fresh {
-            return Ok(());
-        }
-        let above = directories_above(key.as_str());
-        let above = above.filter_map(|key| ObjectKey::parse(key).ok());
-        for key in above.chain([key.clone()]) {
-            let at = Locator::new(bucket.clone(), key);
-            // A marker's inode number is one of the past, maybe another file's by now.
-            if let Some(found) = self.tree.find(&at)?
-                && found.file.is_some()
-            {
-                // Where nothing was synced, a name may have outlived its bytes.
-                match self.buckets.durability(bucket) {
-                    Durability::Strict => self.stamps.note(&found.facts),
-                    Durability::Relaxed => self.stamps.doubt(found.facts.ino),
-                }
-            }
-            self.reconcile(&at)?;
-        }
-        Ok(())
     }
 
     /// Closes the open segment of the log and drops it once the index is durable without it.
@@ -344,8 +301,9 @@ impl<D: Disk> Inner<D> {
         let closed = self.log.closed_through();
         self.index.checkpoint().await?;
         let Some(number) = closed else { return Ok(()) };
-        if self.options.durability.has_relaxed() {
-            // A relaxed key leaves the log, and with it doubt, when its bytes are durable.
+        if self.options.durability.has_relaxed() || self.log.binds() {
+            // A relaxed key, an edit or a mark leaves the log, and with it doubt, when bytes and
+            // names are durable.
             let disk = Arc::clone(&self.tree.disk);
             sink::off_thread(move || match disk.sync_everything() {
                 Err(e) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),

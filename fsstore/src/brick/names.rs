@@ -1,30 +1,137 @@
 //! What a mount changes of names: on its own thread, in the turn, as POSIX wants it (nothing is
-//! durable before fsync). The key is in the intent log, so that the index is true after the
-//! process is killed.
+//! durable before fsync).
+//!
+//! So that the index is true after a crash, the log has the keys, which is enough where only
+//! the process ends, and, durably before the first change in it, the directory, whose names are
+//! compared with the index after a power cut: see [`super::intents`].
 
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::Inner;
 use super::commit::Turn;
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::notices::Notice;
+use crate::error::StoreError;
 use crate::files::{FileResult, FilesWatcher};
+use crate::keypath::{self, Place};
 use crate::name::{BucketName, ObjectKey};
+use crate::object::Locator;
+use crate::volume::Durability;
+
+/// Most rounds with a log that begins new segments under our hands.
+const MAX_ROUNDS: usize = 16;
+
+/// The directory whose names a key's change may change, below its bucket; that of a marker is
+/// itself, since what changes is said there. An escaped key's is none of the tree.
+fn dir_of(key: &ObjectKey) -> Option<&str> {
+    match keypath::place(key) {
+        Place::Plain(path) => Some(path.rsplit_once('/').map_or("", |(dir, _)| dir)),
+        Place::Marker { dir } => Some(dir),
+        Place::Escaped => None,
+    }
+}
 
 impl<D: Disk> Inner<D> {
     /// Runs `act` in the turn on this thread; it may change the names and records of `keys`,
-    /// and must tell the index of them. Directories that it makes or moves names of directories
-    /// in are to be given to [`Turn::built`]. Not durable on return. Errors: those of `act`, and
-    /// those of writing the log, before anything was done.
+    /// and must tell the index of them. Directories in which it makes, moves or removes names
+    /// of directories are to be given to [`Turn::built`]. Not durable on return. Errors: those
+    /// of `act`, and those of writing the log, before anything was done.
     pub fn change_names<T>(
         &self,
         keys: &[(BucketName, ObjectKey)],
         act: impl FnOnce(&mut Turn<'_, D>) -> FileResult<T>,
     ) -> FileResult<T> {
-        match self.committer.act_here(keys, act) {
-            Ok(acted) => acted,
-            Err(e) => Err(e.errno()),
+        self.in_marked_turn(keys, false, act)
+    }
+
+    /// As [`Self::change_names`], for what only takes names away: it goes on where the log
+    /// cannot be written, since a full disk must not keep anyone from removing. Then listings,
+    /// which look at each file they show, are true all the same.
+    pub fn remove_names<T>(
+        &self,
+        keys: &[(BucketName, ObjectKey)],
+        act: impl FnOnce(&mut Turn<'_, D>) -> FileResult<T>,
+    ) -> FileResult<T> {
+        self.in_marked_turn(keys, true, act)
+    }
+
+    fn in_marked_turn<T>(
+        &self,
+        keys: &[(BucketName, ObjectKey)],
+        removes: bool,
+        act: impl FnOnce(&mut Turn<'_, D>) -> FileResult<T>,
+    ) -> FileResult<T> {
+        let mut act = Some(act);
+        for _ in 0..MAX_ROUNDS {
+            let marked = self.mark_dirs(keys);
+            let goes_unmarked = match marked {
+                Err(e) if !removes => return Err(e.errno()),
+                Err(_) => true,
+                Ok(()) => false,
+            };
+            let acted = self.committer.act_here(keys, removes, |turn| {
+                // A segment begun meanwhile has no marks yet.
+                let ready = goes_unmarked || self.dirs_are_marked(keys);
+                ready.then(|| act.take().map(|act| act(turn))).flatten()
+            });
+            match acted {
+                Ok(Some(result)) => return result,
+                Ok(None) => {}
+                Err(e) => return Err(e.errno()),
+            }
         }
+        Err(Errno::AGAIN)
+    }
+
+    fn is_strict(&self, bucket: &BucketName) -> bool {
+        self.buckets.durability(bucket) == Durability::Strict
+    }
+
+    /// Marks the directories of keys: durably, but for relaxed buckets.
+    fn mark_dirs(&self, keys: &[(BucketName, ObjectKey)]) -> Result<(), StoreError> {
+        let dirs = |strict: bool| {
+            keys.iter()
+                .filter(move |(bucket, _)| self.is_strict(bucket) == strict)
+                .filter_map(|(bucket, key)| Some((bucket, dir_of(key)?)))
+        };
+        self.log.mark(dirs(false))?;
+        match self.log.mark(dirs(true))? {
+            Some(point) => self.log.sync_to(point),
+            None => Ok(()),
+        }
+    }
+
+    fn dirs_are_marked(&self, keys: &[(BucketName, ObjectKey)]) -> bool {
+        keys.iter().all(|(bucket, key)| {
+            let dir = dir_of(key).map(|dir| (bucket, dir));
+            self.log.are_marked(dir, self.is_strict(bucket))
+        })
+    }
+
+    /// In a turn: makes a change that moves the ctime of the file at `at` but none of its bytes
+    /// (its mode, owner, xattrs, names). Digests that held do so afterwards, others do not.
+    pub fn keep_digests<T>(
+        &self,
+        at: &Locator,
+        change: impl FnOnce() -> FileResult<T>,
+    ) -> FileResult<T> {
+        let looked = self.look_blocking(at).map_err(|e| e.errno())?;
+        let Some(looked) = looked else {
+            return change();
+        };
+        let Some(file) = &looked.found.file else {
+            return change();
+        };
+        let ino = looked.found.facts.ino;
+        self.stamps.changing(ino);
+        let changed = change();
+        match file.facts() {
+            Ok(facts) if !looked.in_doubt => self.stamps.note(&facts),
+            _ => self.stamps.doubt(ino),
+        }
+        changed
     }
 
     /// Tells `watcher` of what other doors change, as long as it lives.

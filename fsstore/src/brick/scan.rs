@@ -9,7 +9,6 @@ use super::Inner;
 use super::commit::Terms;
 use super::disk::{Disk, FileFacts};
 use super::index::{Change, KeyRange, MAX_FETCH_ROWS, Row};
-use super::listing::is_as_seen;
 use super::walk::{Step, walk};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
@@ -197,7 +196,7 @@ impl<D: Disk> Inner<D> {
                     Some((in_tree, facts)) if *in_tree == key => {
                         met.next();
                         match facts {
-                            Some(facts) => is_as_seen(&row, facts),
+                            Some(facts) => self.is_right(&row, facts),
                             // A marker, a link, an escaped key: looked up, as a listing does.
                             None => self.row_now(bucket, &key)?.as_ref() == Some(&row),
                         }

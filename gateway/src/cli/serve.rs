@@ -48,6 +48,7 @@ pub(super) fn brick_options(layout: &Layout, config: &Config) -> BrickOptions {
         },
         hash: match config.hash {
             HashPolicy::Background => fsstore::brick::HashPolicy::Background,
+            HashPolicy::OnClose => fsstore::brick::HashPolicy::OnClose,
             HashPolicy::OnRead => fsstore::brick::HashPolicy::OnRead,
             HashPolicy::Never => fsstore::brick::HashPolicy::Never,
         },

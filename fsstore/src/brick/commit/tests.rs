@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::crashdisk::{Abilities, CrashDisk, Model, Random, World};
 use super::super::disk::Disk;
-use super::super::intents::IntentLog;
+use super::super::intents::{Intent, IntentLog};
 use super::{Committer, Terms};
 use crate::error::StoreError;
 use crate::files::{FilePath, FilesWatcher};
@@ -12,7 +12,7 @@ use crate::name::{BucketName, ObjectKey};
 
 fn committer(disk: &Arc<CrashDisk>) -> Committer<CrashDisk> {
     let root = disk.root();
-    let (log, _) = IntentLog::open(Arc::clone(disk), root).unwrap();
+    let (log, _) = IntentLog::open(Arc::clone(disk), root, None).unwrap();
     Committer::start(Arc::clone(disk), Arc::new(log)).unwrap()
 }
 
@@ -41,7 +41,7 @@ struct Slow {
 }
 
 impl Slow {
-    fn new() -> (Arc<dyn FilesWatcher>, Receiver<String>, Sender<()>) {
+    fn start() -> (Arc<dyn FilesWatcher>, Receiver<String>, Sender<()>) {
         let ((heard, hearing), (letting, go_on)) = (channel(), channel());
         let slow = Self {
             heard: Mutex::new(heard),
@@ -74,7 +74,7 @@ impl FilesWatcher for Slow {
 async fn who_watches_hears_before_the_author_is_answered() {
     let disk = disk();
     let committer = committer(&disk);
-    let (watcher, hearing, letting) = Slow::new();
+    let (watcher, hearing, letting) = Slow::start();
     committer.watch(&watcher);
     let mut answer = Box::pin(committer.submit(durable(), |turn| {
         turn.named(path("b"));
@@ -82,7 +82,7 @@ async fn who_watches_hears_before_the_author_is_answered() {
     }));
     assert_eq!(hearing.recv().unwrap(), "b");
     // While the watcher is busy others change names, and what nobody watches is answered.
-    committer.act_here(&[], |_| ()).unwrap();
+    committer.act_here(&[], false, |_| ()).unwrap();
     committer.submit(durable(), |_| Ok(())).await.unwrap();
     tokio::select! {
         biased;
@@ -97,7 +97,7 @@ async fn who_watches_hears_before_the_author_is_answered() {
 async fn who_watches_hears_of_a_change_that_failed_afterwards() {
     let disk = disk();
     let committer = committer(&disk);
-    let (watcher, hearing, letting) = Slow::new();
+    let (watcher, hearing, letting) = Slow::start();
     committer.watch(&watcher);
     let dir = disk.root();
     let cutting = Arc::clone(&disk);
@@ -115,7 +115,7 @@ async fn who_watches_hears_of_a_change_that_failed_afterwards() {
 #[tokio::test]
 async fn a_watcher_that_is_gone_is_not_waited_for() {
     let committer = committer(&disk());
-    let (watcher, hearing, _) = Slow::new();
+    let (watcher, hearing, _) = Slow::start();
     committer.watch(&watcher);
     drop(watcher);
     let named = committer.submit(durable(), |turn| {
@@ -139,7 +139,7 @@ async fn a_change_on_the_callers_thread_and_a_job_exclude_each_other() {
     assert_eq!(acts.recv().unwrap(), "job begins");
     let (here, other) = (Arc::clone(&committer), channel());
     let thread = std::thread::spawn(move || {
-        here.act_here(&[], |_| other.0.send("here").unwrap())
+        here.act_here(&[], false, |_| other.0.send("here").unwrap())
             .unwrap();
     });
     assert!(other.1.try_recv().is_err());
@@ -154,14 +154,14 @@ async fn a_change_on_the_callers_thread_and_a_job_exclude_each_other() {
 async fn nobody_acts_after_the_stop_and_a_panic_stops_nobody() {
     let committer = committer(&disk());
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        committer.act_here(&[], |_| panic!("on purpose"))
+        committer.act_here(&[], false, |_| panic!("on purpose"))
     }));
     assert!(panicked.is_err());
-    committer.act_here(&[], |_| ()).unwrap();
+    committer.act_here(&[], false, |_| ()).unwrap();
     committer.submit(durable(), |_| Ok(())).await.unwrap();
     committer.stop();
     let mut acted = false;
-    let refused = committer.act_here(&[], |_| acted = true);
+    let refused = committer.act_here(&[], false, |_| acted = true);
     assert!(matches!(refused, Err(StoreError::Stopping)) && !acted);
 }
 
@@ -179,7 +179,7 @@ async fn a_durable_change_makes_what_it_builds_on_durable() {
             let committer = committer(&disk);
             let root = disk.root();
             for n in 0..many {
-                let made = committer.act_here(&[], |turn| {
+                let made = committer.act_here(&[], false, |turn| {
                     disk.make_dir(&root, &format!("d{n}"), 0o755)?;
                     let dir = disk.open_dir(&root, &format!("d{n}"))?;
                     turn.built(&root);
@@ -217,12 +217,12 @@ async fn settling_on_the_callers_thread_syncs_what_it_builds_on() {
     let file = disk.create_unnamed(&root).unwrap();
     disk.link(&file, &root, "f").unwrap();
     disk.sync_everything().unwrap();
-    let made = committer.act_here(&[], |turn| {
+    let made = committer.act_here(&[], false, |turn| {
         disk.make_dir(&root, "d", 0o755).unwrap();
         turn.built(&root);
     });
     made.unwrap();
-    let moved = committer.act_here(&[], |turn| {
+    let moved = committer.act_here(&[], false, |turn| {
         let dir = disk.open_dir(&root, "d").unwrap();
         turn.settle().unwrap();
         disk.rename(&root, "f", &dir, "f").unwrap();
@@ -239,7 +239,7 @@ async fn settling_on_the_callers_thread_syncs_what_it_builds_on() {
 #[tokio::test]
 async fn a_key_changed_on_the_callers_thread_is_in_the_log() {
     let disk = disk();
-    let (log, _) = IntentLog::open(Arc::clone(&disk), disk.root()).unwrap();
+    let (log, _) = IntentLog::open(Arc::clone(&disk), disk.root(), None).unwrap();
     let log = Arc::new(log);
     let committer = Committer::start(Arc::clone(&disk), Arc::clone(&log)).unwrap();
     let key = (
@@ -247,11 +247,10 @@ async fn a_key_changed_on_the_callers_thread_is_in_the_log() {
         ObjectKey::parse("k").unwrap(),
     );
     let was_empty = committer
-        .act_here(std::slice::from_ref(&key), |_| log.is_empty())
+        .act_here(std::slice::from_ref(&key), false, |_| log.is_empty())
         .unwrap();
     assert!(!was_empty, "before the change");
     let mut replayed = Vec::new();
-    log.replay(0, |bucket, key| replayed.push((bucket, key)))
-        .unwrap();
-    assert_eq!(replayed, [key]);
+    log.replay(0, |intent| replayed.push(intent)).unwrap();
+    assert_eq!(replayed.last(), Some(&Intent::Key(key.0, key.1)));
 }

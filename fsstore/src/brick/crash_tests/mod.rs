@@ -7,6 +7,7 @@
 
 mod faults;
 mod late;
+mod mount;
 mod ops;
 mod picture;
 mod random;

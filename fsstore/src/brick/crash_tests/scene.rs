@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::super::crashdisk::{Abilities, CrashDisk, Model, Random, World};
+use super::super::intents::BootId;
 use super::super::{Brick, BrickOptions, DurabilityRules, HashPolicy};
 use super::ops::{Body, Op, at};
 use super::picture::{self, Picture, Universe, said};
@@ -138,6 +139,7 @@ impl Scene {
             },
             scan_interval: Duration::from_secs(3_600),
             clock: Clock::standing(Timestamp::from_secs(1_800_000_000)),
+            boot: BootId::new(&disk.world().boot()),
             ..BrickOptions::new("/")
         };
         Brick::open_on(Arc::clone(disk), options, index).await

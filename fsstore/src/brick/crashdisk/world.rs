@@ -167,6 +167,8 @@ pub struct World {
     next_id: Id,
     now_ns: i64,
     pub(super) model: Model,
+    /// How often the power was cut.
+    boots: u32,
 }
 
 fn blocks(range: std::ops::Range<usize>) -> std::ops::Range<usize> {
@@ -187,7 +189,13 @@ impl World {
             next_id: ROOT + 1,
             now_ns: BEGINNING_NS,
             model: Model::Journal,
+            boots: 0,
         }
+    }
+
+    /// Tells the time since the last power cut from those before.
+    pub fn boot(&self) -> String {
+        format!("boot-{}", self.boots)
     }
 
     /// The same, under a model.

@@ -9,11 +9,11 @@ use super::super::attrs::Record;
 use super::super::commit::Turn;
 use super::super::disk::FileFacts;
 use super::super::index::Change;
-use super::super::osdisk::OsDisk;
 use super::super::osdisk::posix::{
     Met, add_directory, add_name, add_node, add_symlink, is_dir, is_regular, meet, meet_at,
     set_mode,
 };
+use super::super::osdisk::{OsDisk, OsFile};
 use super::super::tree::Moved;
 use super::caller::on_behalf;
 use super::open::PosixFile;
@@ -42,15 +42,16 @@ impl Inner<OsDisk> {
             let disk = &self.tree.disk;
             let fd = on_behalf(caller, || disk.create_regular(path, mode, flags))?;
             let met = meet(fd.as_fd())?;
-            let edit = match flags.write {
-                true => Some(self.begin_first_edit(&met.facts, object.as_ref())),
-                false => None,
-            };
+            let file = Arc::new(OsFile::from(fd));
+            let edit = flags
+                .write
+                .then(|| self.begin_first_edit(object.as_ref(), &file, &met.facts));
             self.made_file(turn, object.as_ref(), &met.facts);
-            Ok((fd, met, edit))
+            let file = PosixFile::new(self, file, met.attr.ino, flags, edit);
+            Ok((met.attr, file))
         });
         match made {
-            Ok((fd, met, edit)) => Ok((met.attr, PosixFile::new(self, fd, &met, flags, edit))),
+            Ok(made) => Ok(made),
             Err(Errno::EXIST) if !flags.exclusive => self.open_met(path, flags, None),
             Err(e) => Err(e),
         }

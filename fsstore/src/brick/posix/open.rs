@@ -5,39 +5,39 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::Inner;
+use super::super::edits::Edit;
 use super::super::osdisk::posix::{
     self, Met, allocate, copy, is_dir, is_regular, meet, read_at, seek, set_len, write_at,
 };
 use super::super::osdisk::{OsDisk, OsFile};
 use super::place::{Place, object_at, place_of};
-use super::seam::Edit;
 use crate::files::{Errno, FilePath, FileResult, OpenFile, OpenFlags, Target};
 use crate::object::Locator;
 
 /// A file of a brick, held open through a mount.
 pub struct PosixFile {
     inner: Arc<Inner<OsDisk>>,
-    file: OsFile,
+    file: Arc<OsFile>,
     ino: u64,
     flags: OpenFlags,
     /// Bytes that could not be made durable may be gone: nobody is told later that they are.
     sync_failed: AtomicBool,
     /// None where it is open for reading only.
-    edit: Option<Edit>,
+    edit: Option<Edit<OsDisk>>,
 }
 
 impl PosixFile {
     pub(super) fn new(
         inner: &Arc<Inner<OsDisk>>,
-        fd: OwnedFd,
-        met: &Met,
+        file: Arc<OsFile>,
+        ino: u64,
         flags: OpenFlags,
-        edit: Option<Edit>,
+        edit: Option<Edit<OsDisk>>,
     ) -> Self {
         Self {
             inner: Arc::clone(inner),
-            file: OsFile::from(fd),
-            ino: met.attr.ino,
+            file,
+            ino,
             flags,
             sync_failed: AtomicBool::new(false),
             edit,
@@ -72,8 +72,7 @@ impl PosixFile {
 impl Drop for PosixFile {
     fn drop(&mut self) {
         if let Some(edit) = self.edit.take() {
-            let at = || self.inner.object_of(self.file.as_fd());
-            self.inner.end_edit(edit, &self.file, at);
+            edit.end(|| self.inner.object_of(self.file.as_fd()));
         }
     }
 }
@@ -257,12 +256,14 @@ impl Inner<OsDisk> {
         flags: OpenFlags,
         object: impl FnOnce() -> Option<Locator>,
     ) -> FileResult<PosixFile> {
-        let mut file = PosixFile::new(self, fd, met, flags, None);
-        if flags.write {
-            file.edit = Some(self.begin_edit(&file.file, &met.facts, object().as_ref())?);
-            if flags.truncate {
-                set_len(file.fd(), 0)?;
-            }
+        let file = Arc::new(OsFile::from(fd));
+        let edit = match flags.write {
+            true => Some(self.begin_edit(object().as_ref(), Arc::clone(&file))?),
+            false => None,
+        };
+        let file = PosixFile::new(self, file, met.attr.ino, flags, edit);
+        if flags.write && flags.truncate {
+            set_len(file.fd(), 0)?;
         }
         Ok(file)
     }

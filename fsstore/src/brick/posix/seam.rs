@@ -2,18 +2,12 @@
 
 use super::super::Inner;
 use super::super::commit::Turn;
-use super::super::disk::{Disk, DiskFile, FileFacts};
-use super::super::osdisk::{OsDisk, OsFile};
+use super::super::disk::Disk;
+use super::super::osdisk::OsDisk;
 use super::place::Below;
 use crate::files::FileResult;
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
-use std::sync::Arc;
-
-/// A file being edited.
-pub(super) struct Edit {
-    pub began: FileFacts,
-}
 
 impl Inner<OsDisk> {
     /// Runs a change of names in these directories.
@@ -33,7 +27,7 @@ impl Inner<OsDisk> {
         keys: &[(BucketName, ObjectKey)],
         act: impl FnOnce(&mut Turn<'_, OsDisk>) -> FileResult<T>,
     ) -> FileResult<T> {
-        self.change_names(keys, act)
+        self.remove_names(keys, act)
     }
 
     /// Renames a directory with the rows below it.
@@ -58,39 +52,5 @@ impl Inner<OsDisk> {
     pub(super) fn leads_to_directory(&self, at: &Locator) -> bool {
         let path = format!("{}/{}", at.bucket, at.key);
         self.tree.disk.open_dir(&self.tree.root, &path).is_ok()
-    }
-
-    pub(super) fn begin_first_edit(&self, facts: &FileFacts, _at: Option<&Locator>) -> Edit {
-        Edit { began: *facts }
-    }
-
-    pub(super) fn begin_edit(
-        self: &Arc<Self>,
-        file: &OsFile,
-        facts: &FileFacts,
-        _at: Option<&Locator>,
-    ) -> FileResult<Edit> {
-        let _ = file;
-        Ok(Edit { began: *facts })
-    }
-
-    pub(super) fn end_edit(
-        self: &Arc<Self>,
-        edit: Edit,
-        file: &OsFile,
-        at: impl FnOnce() -> Option<Locator>,
-    ) {
-        let Ok(now) = file.facts() else { return };
-        if now == edit.began {
-            return;
-        }
-        self.stamps.doubt(now.ino);
-        if let Some(at) = at() {
-            let _ = self.change_names(&[(at.bucket.clone(), at.key.clone())], |_| {
-                self.reconcile_or_warn(&at);
-                Ok(())
-            });
-            let _ = self.suspects.try_send(at);
-        }
     }
 }

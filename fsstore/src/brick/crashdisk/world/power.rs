@@ -8,6 +8,7 @@ use super::{BLOCK_LEN_BYTES, Id, Model, Node, ROOT, Random, World};
 impl World {
     /// What a power cut leaves, by a seed.
     pub fn after_power_cut(mut self, random: &mut Random) -> Self {
+        self.boots += 1;
         let pending = std::mem::take(&mut self.pending);
         let prefix = random.below(pending.len() + 1);
         let odds = random.below(5);

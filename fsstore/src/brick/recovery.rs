@@ -1,0 +1,289 @@
+//! What is done before anyone is served: what a crash left is swept away, and the index is
+//! made true by the intent log.
+//!
+//! After the end of the process alone, the log's keys are all that may differ, since the page
+//! cache has the rest of the log as well. After a power cut the log has what was synced: the
+//! keys of durable changes, and the directories in which a mount changed names. Of each of
+//! those the names directly in it are compared with the index: what changed below a directory
+//! in it was preceded by that one's own mark, so each level is looked at by itself, whether its
+//! directory still stands or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Inner;
+use super::disk::{Disk, DiskFile, FileKind};
+use super::index::Row;
+use super::intents::{BucketDir, Intent};
+use super::tree::is_absent;
+use crate::error::{Result, StoreError};
+use crate::keypath::directories_above;
+use crate::name::{BucketName, ObjectKey};
+use crate::object::Locator;
+use crate::volume::{Durability, ListQuery, MAX_PAGE};
+
+/// Most names of one directory in memory at once.
+const CHUNK_NAMES: usize = if cfg!(test) { 8 } else { 32_768 };
+
+/// What the log left by an earlier run says, each thing once.
+#[derive(Default)]
+struct Said {
+    keys: BTreeSet<(BucketName, ObjectKey)>,
+    /// Files that were being edited, with the keys they were opened by.
+    edits: BTreeMap<u64, Option<(BucketName, ObjectKey)>>,
+    dirs: BTreeSet<BucketDir>,
+    buckets: BTreeSet<BucketName>,
+}
+
+impl<D: Disk> Inner<D> {
+    /// Sweeps what a crash left and looks where the intent log says.
+    pub(super) fn recover(&self, left: &[u64], fresh: bool) -> Result<()> {
+        // What an earlier process made and did not sync, later changes build on.
+        match self.tree.disk.sync_everything() {
+            Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {}
+            other => other.map_err(|e| StoreError::from_io("sync what stands", e))?,
+        }
+        let staged = self.tree.sweep_staging()?;
+        let uploads = self.uploads.sweep(&self.tree)?;
+        let mut said = Said::default();
+        for number in left {
+            self.read_segment(*number, &mut said)?;
+        }
+        self.recover_said(&said, fresh)?;
+        if let Some(last) = left.last() {
+            self.runtime.block_on(self.index.checkpoint())?;
+            self.log.remove_through(*last)?;
+        }
+        let (keys, edits, dirs) = (said.keys.len(), said.edits.len(), said.dirs.len());
+        if staged + uploads + keys + edits + dirs > 0 {
+            let buckets = said.buckets.len();
+            tracing::info!(
+                staged,
+                uploads,
+                keys,
+                edits,
+                dirs,
+                buckets,
+                "recovered after an unclean stop"
+            );
+        }
+        Ok(())
+    }
+
+    fn read_segment(&self, number: u64, said: &mut Said) -> Result<()> {
+        // Marks are for what the page cache lost.
+        let mut power_lost = true;
+        self.log.replay(number, |intent| match intent {
+            Intent::Boot(boot) => power_lost = boot.is_none() || boot != self.options.boot,
+            Intent::Key(bucket, key) => {
+                said.keys.insert((bucket, key));
+            }
+            Intent::Edit { ino, at } => {
+                said.edits.insert(ino, at);
+            }
+            Intent::Dir(dir) => {
+                if power_lost {
+                    said.dirs.insert(dir);
+                }
+            }
+            Intent::Bucket(bucket) => {
+                if power_lost {
+                    said.buckets.insert(bucket);
+                }
+            }
+            Intent::Move { from, to } => {
+                // Rows of any depth may be under one name or the other.
+                said.buckets.insert(from.bucket);
+                said.buckets.insert(to.bucket);
+            }
+        })
+    }
+
+    fn recover_said(&self, said: &Said, fresh: bool) -> Result<()> {
+        // Before anything takes a record's word.
+        for ino in said.edits.keys() {
+            self.stamps.doubt(*ino);
+        }
+        for (bucket, key) in &said.keys {
+            self.recover_key(bucket, key, &said.edits, fresh)?;
+        }
+        for (bucket, key) in said.edits.values().flatten() {
+            self.recover_edit(bucket, key)?;
+        }
+        // A fresh index gets everything from the tree.
+        if fresh {
+            return Ok(());
+        }
+        for bucket in &said.buckets {
+            if self.index.is_complete(bucket) {
+                self.index.set_complete(bucket, false);
+            }
+        }
+        for dir in &said.dirs {
+            if !said.buckets.contains(&dir.bucket) {
+                self.compare_dir(dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a key that was about to change, and at those above it, which may have been on
+    /// their way to their shelter or back. The change may have moved the ctime beyond what the
+    /// index saw, or the index may have seen what the disk lost: the record's word is taken.
+    fn recover_key(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        edits: &BTreeMap<u64, Option<(BucketName, ObjectKey)>>,
+        fresh: bool,
+    ) -> Result<()> {
+        let at = Locator::new(bucket.clone(), key.clone());
+        self.finish_touch(&at)?;
+        // A fresh index gets every key from the tree.
+        if fresh {
+            return Ok(());
+        }
+        let above = directories_above(key.as_str());
+        let above = above.filter_map(|key| ObjectKey::parse(key).ok());
+        for key in above.chain([key.clone()]) {
+            let at = Locator::new(bucket.clone(), key);
+            // A marker's inode number is one of the past, maybe another file's by now.
+            if let Some(found) = self.tree.find(&at)?
+                && found.file.is_some()
+                && !edits.contains_key(&found.facts.ino)
+            {
+                // Where nothing was synced, a name may have outlived its bytes.
+                match self.buckets.durability(bucket) {
+                    Durability::Strict => self.stamps.note(&found.facts),
+                    Durability::Relaxed => self.stamps.doubt(found.facts.ino),
+                }
+            }
+            self.reconcile(&at)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the key of a file that was being edited: its digests are in doubt until its
+    /// bytes have been read again.
+    fn recover_edit(&self, bucket: &BucketName, key: &ObjectKey) -> Result<()> {
+        let at = Locator::new(bucket.clone(), key.clone());
+        if let Some(found) = self.tree.find(&at)?
+            && let Some(file) = &found.file
+            && found.facts.link_count > 1
+            && let Err(e) = file.set_modified(found.facts.mtime_ns)
+        {
+            // The ctime alone was to move, which tells the rows of its other keys.
+            tracing::warn!(bucket = %bucket, key = %key, "its ctime cannot be moved: {e}");
+        }
+        self.reconcile(&at).map(|_| ())
+    }
+
+    /// Compares the names directly in a directory, which may be gone, with their rows.
+    fn compare_dir(&self, dir: &BucketDir) -> Result<()> {
+        let BucketDir { bucket, path } = dir;
+        let mut prefix = path.clone();
+        if !prefix.is_empty() {
+            prefix.push('/');
+            // The directory's own object.
+            self.reconcile_named(bucket, &prefix)?;
+        }
+        let mut after = None;
+        loop {
+            let names = self.names_after(dir, after.as_deref())?;
+            let is_last = names.len() < CHUNK_NAMES;
+            let end = names.last().filter(|_| !is_last).cloned();
+            let rows = self.rows_in(bucket, &prefix, after.as_deref(), end.as_deref())?;
+            for name in &names {
+                let key = format!("{prefix}{name}");
+                if !self.row_is_right(bucket, &key, rows.get(name)) {
+                    self.reconcile_named(bucket, &key)?;
+                }
+            }
+            for name in rows.keys().filter(|name| !names.contains(*name)) {
+                self.reconcile_named(bucket, &format!("{prefix}{name}"))?;
+            }
+            match end {
+                Some(end) => after = Some(end),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn reconcile_named(&self, bucket: &BucketName, key: &str) -> Result<()> {
+        match ObjectKey::parse(key) {
+            Ok(key) => self
+                .reconcile(&Locator::new(bucket.clone(), key))
+                .map(|_| ()),
+            // A path that is too long for a key.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn row_is_right(&self, bucket: &BucketName, key: &str, row: Option<&Row>) -> bool {
+        let Some(row) = row.filter(|row| !row.flags.escaped) else {
+            return false;
+        };
+        let tree = &self.tree;
+        let facts = tree.disk.stat(&tree.root, &format!("{bucket}/{key}"));
+        facts.is_ok_and(|facts| self.is_right(row, &facts))
+    }
+
+    /// The first names of a directory that are no directories, in order.
+    fn names_after(&self, dir: &BucketDir, after: Option<&str>) -> Result<BTreeSet<String>> {
+        let fail = |e| StoreError::from_io("read a marked directory", e);
+        let disk = &*self.tree.disk;
+        let path = match dir.path.as_str() {
+            "" => dir.bucket.as_str().to_owned(),
+            path => format!("{}/{path}", dir.bucket),
+        };
+        let mut names = BTreeSet::new();
+        let opened = match disk.open_dir(&self.tree.root, &path) {
+            Ok(opened) => opened,
+            Err(e) if is_absent(&e) => return Ok(names),
+            Err(e) => return Err(fail(e)),
+        };
+        disk.read_dir(&opened, &mut |entry| {
+            let may_be_object = !matches!(entry.kind, Some(FileKind::Dir | FileKind::Other));
+            if may_be_object && after.is_none_or(|after| entry.name.as_str() > after) {
+                names.insert(entry.name);
+                if names.len() > CHUNK_NAMES {
+                    names.pop_last();
+                }
+            }
+            true
+        })
+        .map_err(fail)?;
+        Ok(names)
+    }
+
+    /// The index's rows directly below a prefix, by name, after one name and up to another.
+    fn rows_in(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&str>,
+        end: Option<&str>,
+    ) -> Result<BTreeMap<String, Row>> {
+        let mut rows = BTreeMap::new();
+        let end = end.map(|end| format!("{prefix}{end}"));
+        let is_beyond = |key: &str| end.as_deref().is_some_and(|end| key > end);
+        let mut query = ListQuery {
+            prefix: prefix.to_owned(),
+            delimiter: Some("/".to_owned()),
+            after: after.map(|after| format!("{prefix}{after}")),
+            limit: MAX_PAGE,
+        };
+        loop {
+            let page = self.runtime.block_on(self.index.list(bucket, &query))?;
+            for (key, row) in page.objects {
+                let name = key.as_str().strip_prefix(prefix).unwrap_or_default();
+                if !name.is_empty() && !is_beyond(key.as_str()) {
+                    rows.insert(name.to_owned(), row);
+                }
+            }
+            match page.next {
+                Some(next) if !is_beyond(&next) => query.after = Some(next),
+                _ => return Ok(rows),
+            }
+        }
+    }
+}
