@@ -6,6 +6,7 @@
 mod cases;
 mod client;
 mod load;
+mod mounts;
 mod nginx;
 mod peer;
 mod raw;
@@ -16,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cases::{Bench, Scale, get, list, memory, multipart, put};
+use cases::{Bench, Scale, get, list, memory, mount, multipart, put};
 use clap::Parser;
 use nginx::Nginx;
 use peer::Server;
@@ -38,6 +39,10 @@ struct Args {
     /// s3s-fs, from `cargo install s3s-fs --features binary`; without one its rows are left out
     #[arg(long)]
     peer: Option<PathBuf>,
+    /// libfuse's passthrough_hp (docs/performance.md says how to build it); without one its rows
+    /// are left out
+    #[arg(long)]
+    anchor: Option<PathBuf>,
     /// Where all files are written: on the disk that is measured
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
@@ -73,10 +78,11 @@ enum Case {
     Complete,
     Memory,
     List,
+    Mount,
 }
 
 impl Case {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::GetLarge,
         Self::GetSmall,
         Self::PutLarge,
@@ -84,6 +90,7 @@ impl Case {
         Self::Complete,
         Self::Memory,
         Self::List,
+        Self::Mount,
     ];
 
     fn run(self, bench: &mut Bench) -> Result<()> {
@@ -95,6 +102,7 @@ impl Case {
             Self::Complete => multipart::complete(bench),
             Self::Memory => memory::uploads(bench),
             Self::List => list::pages(bench),
+            Self::Mount => mount::all(bench),
         }
     }
 }
@@ -110,10 +118,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    let is_run = |case| args.only.is_empty() || args.only.contains(&case);
     let scale = scale(args);
     let mut bench = set_up(args, scale)?;
     for case in Case::ALL {
-        if args.only.is_empty() || args.only.contains(&case) {
+        if is_run(case) {
             eprintln!("-- {case:?}");
             if let Err(error) = case.run(&mut bench) {
                 eprintln!("{case:?}: {error}");
@@ -129,7 +138,13 @@ fn run(args: &Args) -> Result<()> {
         ..
     } = bench;
     drop((servers, nginx));
-    let report = with_targets(report, scale.list_objects);
+    let mut report = report;
+    if args.only != [Case::Mount] {
+        report = with_targets(report, scale.list_objects);
+    }
+    if is_run(Case::Mount) {
+        mount::targets(&mut report);
+    }
     let tables = report.markdown();
     println!("{tables}");
     if let Some(path) = &args.markdown {
@@ -184,6 +199,11 @@ fn set_up(args: &Args, scale: Scale) -> Result<Bench> {
         .as_ref()
         .map(|path| path.canonicalize())
         .transpose()?;
+    let anchor_binary = args
+        .anchor
+        .as_ref()
+        .map(|path| path.canonicalize())
+        .transpose()?;
     match &peer_binary {
         Some(binary) => servers.push(Server::peer(
             binary,
@@ -208,6 +228,7 @@ fn set_up(args: &Args, scale: Scale) -> Result<Bench> {
         work_dir,
         portico_binary,
         peer_binary,
+        anchor_binary,
         servers,
         nginx,
         report,
@@ -216,7 +237,10 @@ fn set_up(args: &Args, scale: Scale) -> Result<Bench> {
 
 /// Removes what a run wrote; the flat buckets stay where the next run wants them.
 fn clean(dir: &Path, keep_list: bool) {
-    for name in ["portico", "peer", "nginx", "raw"] {
+    for point in mount::points(dir) {
+        mounts::unmount(&point);
+    }
+    for name in ["portico", "peer", "nginx", "raw", "mount"] {
         let _ = fs::remove_dir_all(dir.join(name));
     }
     if !keep_list {

@@ -61,6 +61,18 @@ impl Process {
             .ok_or_else(|| format!("no {name} in /proc").into())
     }
 
+    /// Processor time it has used, in clock ticks. Source: proc(5), utime and stime.
+    pub fn cpu_ticks(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let (_, fields) = text.rsplit_once(") ").ok_or("no fields in /proc")?;
+        fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|field| Ok(field.parse::<u64>()?))
+            .sum()
+    }
+
     /// Starts the high-water mark of resident memory anew. Source: proc(5), clear_refs.
     pub fn reset_high_water(&self) -> Result<()> {
         Ok(fs::write(

@@ -4,6 +4,7 @@
 pub mod get;
 pub mod list;
 pub mod memory;
+pub mod mount;
 pub mod multipart;
 pub mod put;
 
@@ -38,6 +39,8 @@ pub struct Scale {
     pub upload_len_bytes: usize,
     /// Objects of the large flat bucket.
     pub list_objects: usize,
+    /// Length of the file that is read and written through the mount.
+    pub mount_file_len_bytes: usize,
 }
 
 impl Scale {
@@ -50,6 +53,7 @@ impl Scale {
             parts: 128,
             upload_len_bytes: 256 << 20,
             list_objects: 1_000_000,
+            mount_file_len_bytes: 1 << 30,
         }
     }
 
@@ -62,6 +66,7 @@ impl Scale {
             parts: 16,
             upload_len_bytes: 16 << 20,
             list_objects: 50_000,
+            mount_file_len_bytes: 128 << 20,
         }
     }
 }
@@ -77,6 +82,8 @@ pub struct Bench {
     pub portico_binary: PathBuf,
     /// The peer's binary, where there is one.
     pub peer_binary: Option<PathBuf>,
+    /// libfuse's passthrough_hp, where there is one.
+    pub anchor_binary: Option<PathBuf>,
     /// Our server first, then the peer if there is one.
     pub servers: Vec<Server>,
     /// nginx over our server's files, where it is installed.
