@@ -1,9 +1,11 @@
 //! The command line: what `portico` can be asked, and how it answers people and scripts.
 
 mod bucket;
+mod control;
 mod index;
 mod layout;
 mod meta;
+mod mount;
 mod print;
 mod serve;
 mod user;
@@ -37,6 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   portico serve ./data                          serve ./data on 127.0.0.1:7480
   portico serve ./data --listen 0.0.0.0:443 --tls-cert c.pem --tls-key k.pem
+  portico mount ./data /mnt                     see the buckets as files
   portico user add alice --dir ./data           make a user and its first key
   portico key add alice --ttl 1h --dir ./data   make a key that ends in an hour
   portico bucket ls --dir ./data --json         list buckets, for a script
@@ -49,6 +52,8 @@ a flag goes before a variable, a variable before the file. `portico serve --help
 enum Command {
     /// Serve a directory tree over S3
     Serve(Box<serve::ServeArgs>),
+    /// Mount a tree, or a bucket of it, as files
+    Mount(Box<mount::MountArgs>),
     /// Add, list and remove users
     #[command(subcommand)]
     User(user::UserCommand),
@@ -122,21 +127,42 @@ impl<E: Error> From<E> for CommandError {
     }
 }
 
-/// Runs the command line of this process. Exit codes: 0 done, 1 failed, 2 not understood.
+/// Runs the command line of this process. Exit codes: 0 done, 1 failed, 2 not understood; as
+/// `mount.portico` those of mount(8), 32 for failed.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let mut words = std::env::args_os();
+    if mount::helper::is_called(words.next().as_deref()) {
+        let outcome = match mount::helper::parse(words) {
+            Ok(Some(args)) => mount::run(args),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        return report(outcome, ExitCode::from(MOUNT_FAILED));
+    }
+    report(run(Cli::parse().command), ExitCode::FAILURE)
+}
+
+/// What mount(8) takes for a failed mount. Source: mount(8), EXIT STATUS.
+const MOUNT_FAILED: u8 = 32;
+
+fn run(command: Command) -> Result<(), CommandError> {
+    match command {
         Command::Serve(args) => serve::run(*args),
+        Command::Mount(args) => mount::run(*args),
         Command::User(command) => user::run_user(command),
         Command::Key(command) => user::run_key(command),
         Command::Bucket(command) => bucket::run(command),
         Command::Index(command) => index::run(command),
         Command::Meta(args) => meta::run(&args),
-    };
+    }
+}
+
+fn report(outcome: Result<(), CommandError>, failed: ExitCode) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("portico: {}", error.text);
-            ExitCode::FAILURE
+            failed
         }
     }
 }

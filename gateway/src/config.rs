@@ -46,6 +46,9 @@ pub struct Config {
     /// made behind portico's back.
     #[serde(deserialize_with = "duration")]
     pub scan_interval: Duration,
+    /// Where the tree, or a bucket of it, is mounted by the server: MOUNTPOINT or
+    /// MOUNTPOINT:BUCKET.
+    pub mount: Vec<String>,
     /// Keys of the first user.
     pub root: RootConfig,
     /// Logs.
@@ -70,6 +73,7 @@ impl Default for Config {
             durability: Durability::Strict,
             hash: HashPolicy::Background,
             scan_interval: Duration::from_secs(1),
+            mount: Vec::new(),
             root: RootConfig::default(),
             log: LogConfig::default(),
             tls: TlsConfig::default(),

@@ -4,6 +4,7 @@
 //! DIR/main/BUCKET/KEY          objects
 //! DIR/main/.portico/           the volume's own state
 //! DIR/.portico/lock            held while a server runs; holds its pid
+//! DIR/.portico/control.sock    where mounts join who holds the lock (see `control`)
 //! DIR/.portico/users.toml      users and keys, mode 0600 (see `users`)
 //! ```
 
@@ -17,9 +18,12 @@ use rustix::fs::FlockOperation;
 use super::CommandError;
 
 /// The name of the volume that a server serves.
-const VOLUME: &str = "main";
+pub(super) const VOLUME: &str = "main";
 /// The directory of the server's own state.
 const STATE: &str = ".portico";
+
+/// The name of the file that is locked, in that directory.
+const LOCK: &str = "lock";
 
 /// The paths of one tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,43 +84,59 @@ impl Layout {
         &self.dir
     }
 
-    fn state(&self) -> PathBuf {
+    /// The directory of the server's own state.
+    pub(super) fn state(&self) -> PathBuf {
         self.dir.join(STATE)
     }
 
     /// Takes the tree for this process until the lock is dropped. Errors: another process has
     /// it, which is named by its pid.
     pub(super) fn lock(&self) -> Result<TreeLock, CommandError> {
-        let path = self.state().join("lock");
-        let failed = |error| {
-            let shown = path.display();
-            CommandError::new(format!("cannot lock {shown}: {error}"))
-        };
+        let (lock, mut file) = self.attempt()?;
+        lock.ok_or_else(|| {
+            let mut holder = String::new();
+            if let Err(error) = file.read_to_string(&mut holder) {
+                return self.cannot_lock(error);
+            }
+            CommandError::new(format!(
+                "{} is in use by the portico with pid {}",
+                self.dir.display(),
+                holder.trim()
+            ))
+        })
+    }
+
+    /// As [`Layout::lock`]; none where another process has it.
+    pub(super) fn try_lock(&self) -> Result<Option<TreeLock>, CommandError> {
+        Ok(self.attempt()?.0)
+    }
+
+    fn cannot_lock(&self, error: std::io::Error) -> CommandError {
+        let shown = self.state().join(LOCK);
+        CommandError::new(format!("cannot lock {}: {error}", shown.display()))
+    }
+
+    /// The lock, where it is free, and the file that is locked.
+    fn attempt(&self) -> Result<(Option<TreeLock>, File), CommandError> {
+        let failed = |error| self.cannot_lock(error);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&path)
+            .open(self.state().join(LOCK))
             .map_err(failed)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                file.read_to_string(&mut holder).map_err(failed)?;
-                return Err(CommandError::new(format!(
-                    "{} is in use by the portico with pid {}",
-                    self.dir.display(),
-                    holder.trim()
-                )));
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok((None, file)),
             Err(error) => return Err(failed(error.into())),
         }
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(TreeLock { _file: file })
+        let held = file.try_clone().map_err(failed)?;
+        Ok((Some(TreeLock { _file: held }), file))
     }
 }
 

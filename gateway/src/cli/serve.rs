@@ -2,6 +2,7 @@
 
 mod door;
 mod greeting;
+mod mounts;
 mod options;
 pub(super) mod progress;
 mod run;
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 use self::door::S3Door;
 pub(super) use self::options::ServeArgs;
 use self::run::Prepared;
-pub(super) use self::run::run;
+pub(super) use self::run::{raise_descriptor_limit, run};
 use super::CommandError;
 use super::layout::Layout;
 use crate::config::{Config, HashPolicy};
@@ -30,9 +31,15 @@ async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     // A reader that has gone does not keep the server from serving.
     let _ = std::io::stdout().write_all(greeting.as_bytes());
     let showing = tokio::spawn(progress::show(brick.progress()));
-    let drained = serve_volume(&prepared, Arc::new(brick.clone()), listener).await;
+    let host = tokio::task::block_in_place(|| mounts::begin(&prepared, Arc::new(brick.clone())));
+    let drained = match &host {
+        Ok(_) => serve_volume(&prepared, Arc::new(brick.clone()), listener).await,
+        Err(_) => Ok(Drained::All),
+    };
     showing.abort();
+    let host = host.inspect(|host| tokio::task::block_in_place(|| host.leave()));
     brick.close().await?;
+    host?;
     run::report(drained?)
 }
 

@@ -25,10 +25,13 @@ pub use self::dirs::Listed;
 pub use self::files::{OpenHandle, Opened};
 use super::backings::Backings;
 use super::handles::Handles;
-use super::nodes::{Found, Nodes, ROOT};
+use super::nodes::{Found, KIND, Nodes, ROOT};
+use super::sessions::Terms;
 
-/// A directory's type bits.
+/// Types of files, as bits of their mode. Source: inode(7).
 const DIRECTORY: u32 = 0o040_000;
+const CHARACTER_DEVICE: u32 = 0o020_000;
+const BLOCK_DEVICE: u32 = 0o060_000;
 
 /// What a name leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,7 @@ type Handle<V, B> = OpenHandle<<V as Files>::OpenFile, B>;
 pub struct FileSystem<V: Files, B> {
     volume: Arc<V>,
     root_ino: u64,
+    may_make_devices: bool,
     nodes: Nodes<Arc<Handle<V, B>>>,
     files: Handles<Handle<V, B>>,
     dirs: Handles<DirHandle<V::OpenDir>>,
@@ -54,17 +58,18 @@ pub struct FileSystem<V: Files, B> {
 }
 
 impl<V: Files, B> FileSystem<V, B> {
-    /// Shows what is below `base`. Errors: ENOENT, ENOTDIR.
-    pub fn new(volume: Arc<V>, base: FilePath) -> FileResult<Self> {
-        let root = volume.lookup(&base)?;
-        if root.mode & DIRECTORY == 0 {
+    /// Shows a volume on these terms. Errors: ENOENT, ENOTDIR for where it begins.
+    pub fn new(volume: Arc<V>, terms: Terms) -> FileResult<Self> {
+        let root = volume.lookup(&terms.base)?;
+        if root.mode & KIND != DIRECTORY {
             return Err(Errno::NOTDIR);
         }
-        let nodes = Nodes::new(base);
+        let nodes = Nodes::new(terms.base);
         nodes.described(ROOT, &root);
         Ok(Self {
             volume,
             root_ino: root.ino,
+            may_make_devices: terms.may_make_devices,
             nodes,
             files: Handles::default(),
             dirs: Handles::default(),
@@ -209,7 +214,8 @@ impl<V: Files, B> FileSystem<V, B> {
         Ok(self.entry(parent, name, attr))
     }
 
-    /// Makes a file, a FIFO, a socket or a device.
+    /// Makes a file, a FIFO, a socket or a device. Errors: EPERM for a device, unless the terms
+    /// allow it.
     pub fn make_node(
         &self,
         parent: u64,
@@ -217,6 +223,9 @@ impl<V: Files, B> FileSystem<V, B> {
         node: NewNode,
         caller: Caller,
     ) -> FileResult<Entry> {
+        if matches!(node.mode & KIND, CHARACTER_DEVICE | BLOCK_DEVICE) && !self.may_make_devices {
+            return Err(Errno::PERM);
+        }
         let _still = self.still();
         let path = self.place(parent, name)?;
         let attr = self.volume.make_node(&path, node, caller)?;

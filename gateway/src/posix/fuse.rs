@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use fsstore::files::{FilePath, Files, FilesWatcher};
+use fsstore::files::{Files, FilesWatcher};
 use fuser::{BackingId, Config, INodeNo, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 
 use super::fs::FileSystem;
 use super::mounting;
-use super::sessions::Company;
+use super::sessions::{Company, Terms};
 use super::telling::{Kernel, Teller};
 
 /// Longest write in one request, in bytes.
@@ -139,12 +139,12 @@ impl Running {
 /// the base; those of the kernel's greeting.
 pub fn start<V: Files>(
     volume: Arc<V>,
-    base: FilePath,
+    terms: Terms,
     device: OwnedFd,
     company: Arc<Company>,
     threads: usize,
 ) -> std::io::Result<Running> {
-    let fs = Arc::new(Fs::new(volume, base)?);
+    let fs = Arc::new(Fs::new(volume, terms)?);
     let facts = Arc::new(KernelFacts {
         passing: Passing(AtomicU8::new(MAY_PASS)),
         minor_version: OnceLock::new(),

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{MemfdFlags, memfd_create, statfs};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, statfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount as mount_at, unmount as unmount_at};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -176,14 +176,14 @@ fn is_ours(at: &Path) -> Result<bool, Error> {
 
 /// The type of the uppermost mount at a place. Source: proc_pid_mountinfo(5).
 fn uppermost<'a>(table: &'a [u8], at: &Path) -> Option<&'a [u8]> {
-    let lines = table.split(|byte| *byte == b'\n');
-    let at_place = lines.filter_map(|line| {
+    let lines = table.rsplit(|byte| *byte == b'\n');
+    let mut at_place = lines.filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let place = unescape(fields.nth(4)?);
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
         (place == at.as_os_str().as_encoded_bytes()).then_some(kind)
     });
-    at_place.last()
+    at_place.next()
 }
 
 /// Undoes the table's `\040` and its like.
@@ -240,6 +240,19 @@ pub fn detach(at: &Path) -> Result<(), Error> {
     match unmount_at(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
         Err(Errno::PERM) => by_helper(at, &["-u", "-z"]),
         outcome => Ok(outcome?),
+    }
+}
+
+/// Ends a mount without taking it out of the tree: what is not yet written is, and then every call
+/// answers ENOTCONN. So who writes on is not led into the bare directory below. As root only.
+pub fn abort(at: &Path) -> Result<(), Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // Held open, it is busy: the kernel ends the session and leaves the mount.
+    let root = rustix::fs::open(at, flags, Mode::empty())?;
+    rustix::fs::syncfs(&root)?;
+    match unmount_at(at, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE) {
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

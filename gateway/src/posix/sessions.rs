@@ -9,11 +9,21 @@ use std::time::{Duration, Instant};
 
 use fsstore::files::{FilePath, Files, FilesWatcher};
 
-use super::fuse::{self, DataPath, Running};
+pub use super::fuse::DataPath;
+use super::fuse::{self, Running};
 
 /// Threads of one session. More than the processors, because a call may wait for the disk.
 const MAX_THREADS: usize = 8;
 const MIN_THREADS: usize = 4;
+
+/// What a mount shows, and what can be done through it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Where it begins in the volume.
+    pub base: FilePath,
+    /// Whether devices can be made through it.
+    pub may_make_devices: bool,
+}
 
 /// Whether a mount is the only one of its volume.
 #[derive(Debug)]
@@ -85,7 +95,7 @@ impl<V: Files> Sessions<V> {
     }
 
     /// Begins to serve a mount by its device. Errors: ENOENT where what it shows is not there.
-    pub fn start(&self, base: FilePath, device: OwnedFd) -> std::io::Result<Session> {
+    pub fn start(&self, terms: Terms, device: OwnedFd) -> std::io::Result<Session> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (2 * processors).clamp(MIN_THREADS, MAX_THREADS);
         // Held to the end: two that begin at once count each other.
@@ -97,7 +107,7 @@ impl<V: Files> Sessions<V> {
             others.iter().for_each(|other| other.all_changed());
         }
         let company = Arc::clone(&self.shared.company);
-        let started = fuse::start(Arc::clone(&self.volume), base, device, company, threads);
+        let started = fuse::start(Arc::clone(&self.volume), terms, device, company, threads);
         let running = started.inspect_err(|_| self.shared.settle(&live))?;
         self.volume.watch(&running.watcher);
         live.next += 1;

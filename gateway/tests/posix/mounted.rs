@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fsstore::files::FilePath;
 use gateway::posix::mounting::{self, MountOptions};
-use gateway::posix::sessions::{Session, Sessions};
+use gateway::posix::sessions::{Session, Sessions, Terms};
 
 use crate::plain::Plain;
 
@@ -46,7 +46,7 @@ impl Mounted {
         };
         let plain = Arc::new(Plain::new(root));
         let sessions = Sessions::new(Arc::clone(&plain));
-        let session = sessions.start(FilePath::root(), device).unwrap();
+        let session = sessions.start(Terms::default(), device).unwrap();
         eprintln!("{:?}", session.data_path());
         Some(Self {
             _dir: dir,

@@ -48,6 +48,15 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PORTICO_SCAN_INTERVAL", value_parser = parse_duration,
           value_name = "TIME", help_heading = "Data")]
     scan_interval: Option<Duration>,
+    /// Mount the tree here too, or one bucket of it; several separated by commas
+    #[arg(
+        long,
+        env = "PORTICO_MOUNT",
+        value_name = "MOUNTPOINT[:BUCKET]",
+        value_delimiter = ',',
+        help_heading = "Data"
+    )]
+    mount: Option<Vec<String>>,
 
     /// Access key of the first user, in place of one made at the first start
     #[arg(
@@ -179,6 +188,7 @@ impl ServeArgs {
             durability,
             hash,
             scan_interval,
+            mount,
             root,
             log,
             tls,
@@ -193,6 +203,7 @@ impl ServeArgs {
         set(durability, self.durability);
         set(hash, self.hash);
         set(scan_interval, self.scan_interval);
+        set(mount, self.mount);
         // A variable set to nothing, as `docker run -e` leaves it, gives no key.
         let is_given = |key: &String| !key.is_empty();
         set_some(&mut root.access_key, self.root_access_key.filter(is_given));

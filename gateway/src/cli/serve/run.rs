@@ -47,7 +47,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CommandError> {
 
 /// As many descriptors as the system lets this process have: each connection and each object
 /// being read or written takes one.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
