@@ -87,7 +87,7 @@ impl Inner<OsDisk> {
         let Some(at) = object else {
             return change(None);
         };
-        self.change_in(&[], &keys([&Some(at.clone())]), |_| {
+        self.change_names(&keys([&Some(at.clone())]), |_| {
             let Some(mut kept) = self.keep(Some(&at), &held.met.facts) else {
                 return change(None);
             };

@@ -51,10 +51,11 @@ impl Inner<OsDisk> {
     /// Looks at a file that is about to change but for its bytes; `at` is its key, where it has
     /// one. None where there is nothing to keep.
     pub(super) fn keep(&self, at: Option<&Locator>, facts: &FileFacts) -> Option<Kept> {
-        if facts.kind != FileKind::File {
+        let ino = facts.ino;
+        // What is being edited has no digests.
+        if facts.kind != FileKind::File || self.edits.has(ino) {
             return None;
         }
-        let ino = facts.ino;
         let looked = match at.map(|at| self.look_blocking(at)) {
             Some(Ok(Some(looked))) if looked.found.facts.ino == ino => Some(looked),
             // Another file has the name by now, or one that may not be read: then nothing is

@@ -38,7 +38,7 @@ impl Inner<OsDisk> {
     ) -> FileResult<(FileAttr, PosixFile)> {
         let place = below(path)?;
         let object = place.object();
-        let made = self.change_in(&[&place], &keys([&object]), |turn| {
+        let made = self.change_names(&keys([&object]), |turn| {
             let disk = &self.tree.disk;
             let fd = on_behalf(caller, || disk.create_regular(path, mode, flags))?;
             let met = meet(fd.as_fd())?;
@@ -86,7 +86,7 @@ impl Inner<OsDisk> {
             Err(_) if path.components().count() == 1 => return Err(Errno::INVAL),
             Err(e) => return Err(e),
         };
-        self.change_in(&[], &[], |turn| {
+        self.change_names(&[], |turn| {
             let parent = self.tree.disk.open_directory(&place.parent)?;
             on_behalf(caller, || add_directory(&parent, place.name, mode))?;
             turn.built(&parent);
@@ -111,7 +111,7 @@ impl Inner<OsDisk> {
             },
             ..NewBucket::default()
         };
-        self.change_in(&[], &[], |turn| {
+        self.change_names(&[], |turn| {
             self.make_bucket(turn, &bucket, new)
                 .map_err(|e| e.errno())?;
             let dir = self.tree.disk.open_node(path)?;
@@ -133,7 +133,7 @@ impl Inner<OsDisk> {
         let place = below(path)?;
         // What is no regular file has no row.
         let object = is_regular(node.mode).then(|| place.object()).flatten();
-        self.change_in(&[&place], &keys([&object]), |turn| {
+        self.change_names(&keys([&object]), |turn| {
             let (parent, met) =
                 self.make_in(&place, caller, |dir, name| add_node(dir, name, node))?;
             turn.changed(&parent);
@@ -150,7 +150,7 @@ impl Inner<OsDisk> {
     ) -> FileResult<FileAttr> {
         let place = below(path)?;
         let object = place.object();
-        self.change_in(&[&place], &keys([&object]), |turn| {
+        self.change_names(&keys([&object]), |turn| {
             let (parent, met) =
                 self.make_in(&place, caller, |dir, name| add_symlink(dir, name, target))?;
             turn.changed(&parent);
@@ -194,7 +194,7 @@ impl Inner<OsDisk> {
             return Err(Errno::PERM);
         }
         let source = self.object_held(&held);
-        self.change_in(&[&place], &keys([&source, &object]), |turn| {
+        self.change_names(&keys([&source, &object]), |turn| {
             let parent = self.tree.disk.open_directory(&place.parent)?;
             let kept = self.keep(source.as_ref(), &held.met.facts);
             let linked = add_name(held.fd(), &parent, place.name);

@@ -27,7 +27,7 @@ impl Inner<OsDisk> {
             Place::Root => return Err(Errno::ISDIR),
         };
         let object = place.object();
-        self.remove_in(&[&place], &keys([&object]), |turn| {
+        self.remove_names(&keys([&object]), |turn| {
             let parent = self.tree.disk.open_directory(&place.parent)?;
             let met = meet_at(&parent, place.name)?;
             let is_object = is_regular(met.attr.mode) || is_symlink(met.attr.mode);
@@ -78,7 +78,7 @@ impl Inner<OsDisk> {
         };
         let (object, marker) = (place.object(), place.marker());
         // The sheltered object comes back; the marker goes.
-        self.remove_in(&[&place], &keys([&object, &marker]), |turn| {
+        self.remove_names(&keys([&object, &marker]), |turn| {
             let disk = &self.tree.disk;
             let parent = disk.open_directory(&place.parent)?;
             let held = match self.tree.records.in_use() {
@@ -134,7 +134,7 @@ impl Inner<OsDisk> {
     }
 
     fn remove_bucket_dir(&self, path: &FilePath, bucket: &BucketName) -> FileResult<()> {
-        self.remove_in(&[], &[], |turn| {
+        self.remove_names(&[], |turn| {
             let dir = PosixDir::open(&self.tree.disk, path, None)?;
             let mut is_empty = true;
             dir.read(0, &mut |_| {

@@ -63,7 +63,7 @@ impl Inner<OsDisk> {
     ) -> FileResult<()> {
         let (from_place, to_place) = (below(from)?, below(to)?);
         let named = keys_of(&from_place, &to_place);
-        self.change_in(&[&from_place, &to_place], &named, |turn| {
+        self.change_names(&named, |turn| {
             let disk = &self.tree.disk;
             let from = End::look(disk, below(from)?)?;
             let to = End::look(disk, below(to)?)?;

@@ -1,35 +1,14 @@
 //! What a mount's changes ask of the engine.
 
 use super::super::Inner;
-use super::super::commit::Turn;
 use super::super::disk::Disk;
 use super::super::osdisk::OsDisk;
 use super::place::Below;
 use crate::files::FileResult;
-use crate::name::{BucketName, ObjectKey};
+use crate::name::BucketName;
 use crate::object::Locator;
 
 impl Inner<OsDisk> {
-    /// Runs a change of names in these directories.
-    pub(super) fn change_in<T>(
-        &self,
-        _places: &[&Below<'_>],
-        keys: &[(BucketName, ObjectKey)],
-        act: impl FnOnce(&mut Turn<'_, OsDisk>) -> FileResult<T>,
-    ) -> FileResult<T> {
-        self.change_names(keys, act)
-    }
-
-    /// As [`Self::change_in`], for a change that takes something away.
-    pub(super) fn remove_in<T>(
-        &self,
-        _places: &[&Below<'_>],
-        keys: &[(BucketName, ObjectKey)],
-        act: impl FnOnce(&mut Turn<'_, OsDisk>) -> FileResult<T>,
-    ) -> FileResult<T> {
-        self.remove_names(keys, act)
-    }
-
     /// Renames a directory with the rows below it.
     pub(super) fn move_rows(
         &self,
