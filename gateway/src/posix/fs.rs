@@ -181,12 +181,31 @@ impl<V: Files, B> FileSystem<V, B> {
         }
     }
 
-    /// Changes attributes; by a handle where the caller had one.
-    pub fn set_attr(&self, ino: u64, handle: Option<u64>, set: SetAttr) -> FileResult<Entry> {
+    /// Changes attributes for this user; by a handle where there was one.
+    pub fn set_attr(
+        &self,
+        ino: u64,
+        handle: Option<u64>,
+        set: SetAttr,
+        uid: u32,
+    ) -> FileResult<Entry> {
+        let drops = uid != 0 && set.len_bytes.is_some() && set.mode.is_none();
+        let act = |target: Target<'_, V::OpenFile>| {
+            let again = match &target {
+                Target::Named { path, ino } => Target::Named { path, ino: *ino },
+                Target::Open(file) => Target::Open(*file),
+            };
+            let attr = self.volume.set_attr(target, set)?;
+            if drops {
+                self.drop_set_id(again, attr)
+            } else {
+                Ok(attr)
+            }
+        };
         let open = handle.and_then(|number| self.files.get(number));
         let attr = match open.filter(|open| open.file.is_writable()) {
-            Some(open) => self.volume.set_attr(Target::Open(&open.file), set),
-            None => self.change(ino, |target| self.volume.set_attr(target, set)),
+            Some(open) => act(Target::Open(&open.file)),
+            None => self.change(ino, act),
         }?;
         Ok(Entry {
             attr,

@@ -93,6 +93,8 @@ impl KernelFacts {
         }
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Else the kernel asks before each write for capabilities to take away.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_PARALLEL_DIROPS,
@@ -157,7 +159,9 @@ pub fn start<V: Files>(
     };
     let mut config = Config::default();
     config.n_threads = Some(threads);
-    config.clone_fd = true;
+    // A descriptor for each thread, where the device may be opened: fusermount3 may, we perhaps
+    // not.
+    config.clone_fd = mounting::can_open_device();
     // Who may come in is the kernel's to decide, by `allow_other`.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
     if facts.passing.is_on() {

@@ -4,7 +4,7 @@
 //! the mountpoint's, and nothing below it.
 
 use std::ffi::{CString, OsStr};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -48,6 +48,15 @@ pub fn mount(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => mount_by_helper(at, options),
         outcome => outcome,
     }
+}
+
+fn open_device() -> Result<File, Error> {
+    OpenOptions::new().read(true).write(true).open("/dev/fuse")
+}
+
+/// Whether this process may open the device itself.
+pub fn can_open_device() -> bool {
+    open_device().is_ok()
 }
 
 fn mount_directly(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {

@@ -46,6 +46,8 @@ struct Node<H> {
     /// What was last said of it, where it is no regular file: the answer for those who stand in
     /// a directory that is removed.
     last: Option<Box<FileAttr>>,
+    /// Length and times of writing and changing when its bytes were last opened.
+    opened_as: Option<(u64, i64, i64)>,
 }
 
 impl<H> Node<H> {
@@ -58,6 +60,7 @@ impl<H> Node<H> {
             open: Vec::new(),
             writer_count: 0,
             last: None,
+            opened_as: None,
         }
     }
 }
@@ -103,6 +106,7 @@ impl<H: Clone> Nodes<H> {
             node.names.clear();
             node.children.clear();
             node.last = None;
+            node.opened_as = None;
         }
         node.lookups += 1;
         note_last(node, attr);
@@ -237,6 +241,14 @@ impl<H: Clone> Nodes<H> {
         node.open.push((number, handle));
         node.writer_count += usize::from(is_writable);
         is_writable && node.writer_count == 1
+    }
+
+    /// Whether a file that is being opened has the bytes that it had when it was last asked so.
+    pub fn is_as_before(&self, ino: u64, attr: &FileAttr) -> bool {
+        let now = (attr.len_bytes, attr.mtime_ns, attr.ctime_ns);
+        let mut table = self.lock();
+        let node = table.get_mut(&ino);
+        node.is_some_and(|node| node.opened_as.replace(now) == Some(now))
     }
 
     /// A handle holds its node no more; [`Nodes::closed`] follows once its file is closed.

@@ -2,7 +2,10 @@
 //! machine lets the test mount.
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
-#![allow(clippy::disallowed_methods, reason = "rename is what a mount is tried with")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "rename is what a mount is tried with"
+)]
 
 mod mounted;
 mod plain;

@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
-use fsstore::files::{Caller, Errno, FileResult, Files, OpenFile, OpenFlags, SetAttr, Target};
+use fsstore::files::{
+    Caller, Errno, FileAttr, FileResult, Files, OpenFile, OpenFlags, SetAttr, Target,
+};
 
 use super::{Entry, FileSystem, Handle};
 
@@ -30,6 +32,11 @@ pub struct Opened {
     pub number: u64,
     /// Whether attributes that the kernel remembers must be forgotten before it hears of this.
     pub must_forget_attr: bool,
+    /// Whether every write must come here: the first one takes set-id bits away, which the
+    /// kernel does not do for writes that it makes itself.
+    pub must_see_writes: bool,
+    /// Whether the bytes are as they were when it was last opened, so that pages may be kept.
+    pub is_as_before: bool,
 }
 
 impl<V: Files, B> FileSystem<V, B> {
@@ -38,7 +45,7 @@ impl<V: Files, B> FileSystem<V, B> {
     }
 
     /// Puts an open file among the handles.
-    fn hold(&self, ino: u64, file: V::OpenFile) -> Opened {
+    fn hold(&self, ino: u64, file: V::OpenFile, must_see_writes: bool) -> Opened {
         let number = self.files.number();
         let is_writable = file.is_writable();
         let open = Arc::new(OpenHandle {
@@ -51,6 +58,8 @@ impl<V: Files, B> FileSystem<V, B> {
         Opened {
             number,
             must_forget_attr,
+            must_see_writes,
+            is_as_before: false,
         }
     }
 
@@ -67,7 +76,8 @@ impl<V: Files, B> FileSystem<V, B> {
         let path = self.place(parent, name)?;
         let (attr, file) = self.volume.create(&path, mode, flags, caller)?;
         let entry = self.entry(parent, name, attr);
-        let mut opened = self.hold(attr.ino, file);
+        let must_see_writes = flags.write && caller.uid != 0 && has_set_id(attr.mode);
+        let mut opened = self.hold(attr.ino, file, must_see_writes);
         // An empty file cannot be changed by stores to mapped memory alone: it must grow first,
         // by a call after which the kernel asks again. So what is said of it may be remembered.
         let is_empty = attr.len_bytes == 0;
@@ -79,29 +89,57 @@ impl<V: Files, B> FileSystem<V, B> {
         Ok((entry, opened))
     }
 
-    /// Opens a regular file.
-    pub fn open(&self, ino: u64, flags: OpenFlags, caller: Caller) -> FileResult<Opened> {
+    /// Opens a regular file. With `keeps_pages` it is looked at, for whether the bytes that the
+    /// kernel keeps are still its own.
+    pub fn open(
+        &self,
+        ino: u64,
+        flags: OpenFlags,
+        caller: Caller,
+        keeps_pages: bool,
+    ) -> FileResult<Opened> {
         let file = self.change(ino, |target| self.volume.open_file(target, flags))?;
-        if flags.truncate && caller.uid != 0 {
-            self.drop_privileges(&file)?;
+        let drops = flags.write && caller.uid != 0;
+        if !drops && !keeps_pages {
+            return Ok(self.hold(ino, file, false));
         }
-        Ok(self.hold(ino, file))
+        let mut attr = self.volume.attr(Target::Open(&file))?;
+        let must_see_writes = drops && has_set_id(attr.mode);
+        if must_see_writes && flags.truncate {
+            attr = self.drop_set_id(Target::Open(&file), attr)?;
+        }
+        let is_as_before = keeps_pages && self.nodes.is_as_before(ino, &attr);
+        Ok(Opened {
+            is_as_before,
+            ..self.hold(ino, file, must_see_writes)
+        })
     }
 
-    /// Takes the set-id bits from a file whose bytes are changed by a user: on a local file system
-    /// the kernel does it by the user's rights, but here the change is made with ours.
-    fn drop_privileges(&self, file: &V::OpenFile) -> FileResult<()> {
-        let mode = self.volume.attr(Target::Open(file))?.mode;
-        let runs_as_group = mode & SET_GROUP_ID == SET_GROUP_ID;
-        if mode & SET_USER_ID == 0 && !runs_as_group {
-            return Ok(());
+    /// Takes the set-id bits from a file whose bytes were changed by a user: on a local file
+    /// system the kernel does it by the user's rights, but here the change is made with ours.
+    pub(super) fn drop_set_id(
+        &self,
+        target: Target<'_, V::OpenFile>,
+        attr: FileAttr,
+    ) -> FileResult<FileAttr> {
+        if !has_set_id(attr.mode) {
+            return Ok(attr);
         }
+        let runs_as_group = attr.mode & SET_GROUP_ID == SET_GROUP_ID;
         let dropped = if runs_as_group { SET_ID } else { SET_USER_ID };
         let set = SetAttr {
-            mode: Some(mode & 0o7_777 & !dropped),
+            mode: Some(attr.mode & 0o7_777 & !dropped),
             ..SetAttr::default()
         };
-        self.volume.set_attr(Target::Open(file), set)?;
+        self.volume.set_attr(target, set)
+    }
+
+    /// As [`FileSystem::drop_set_id`], for what is open and was written by `uid`.
+    fn written_by(&self, uid: u32, file: &V::OpenFile) -> FileResult<()> {
+        if uid != 0 {
+            let attr = self.volume.attr(Target::Open(file))?;
+            self.drop_set_id(Target::Open(file), attr)?;
+        }
         Ok(())
     }
 
@@ -134,18 +172,19 @@ impl<V: Files, B> FileSystem<V, B> {
         self.file(number)?.file.read(offset, buffer, len)
     }
 
-    /// Writes; gives the number of bytes written.
+    /// Writes; gives the number of bytes written. `by` is the user where writing takes set-id bits
+    /// away.
     pub fn write(
         &self,
         number: u64,
         offset: u64,
         bytes: &[u8],
-        must_drop_privileges: bool,
+        by: Option<u32>,
     ) -> FileResult<usize> {
         let open = self.file(number)?;
         let len_bytes = open.file.write(offset, bytes)?;
-        if must_drop_privileges {
-            self.drop_privileges(&open.file)?;
+        if let Some(uid) = by {
+            self.written_by(uid, &open.file)?;
         }
         Ok(len_bytes)
     }
@@ -171,9 +210,18 @@ impl<V: Files, B> FileSystem<V, B> {
         self.file(number)?.file.sync(data_only)
     }
 
-    /// fallocate(2).
-    pub fn allocate(&self, number: u64, mode: u32, offset: u64, len_bytes: u64) -> FileResult<()> {
-        self.file(number)?.file.allocate(mode, offset, len_bytes)
+    /// fallocate(2), by this user.
+    pub fn allocate(
+        &self,
+        number: u64,
+        mode: u32,
+        offset: u64,
+        len_bytes: u64,
+        uid: u32,
+    ) -> FileResult<()> {
+        let open = self.file(number)?;
+        open.file.allocate(mode, offset, len_bytes)?;
+        self.written_by(uid, &open.file)
     }
 
     /// lseek(2) with SEEK_DATA (`data`) or SEEK_HOLE.
@@ -181,9 +229,22 @@ impl<V: Files, B> FileSystem<V, B> {
         self.file(number)?.file.seek(offset, data)
     }
 
-    /// copy_file_range(2); gives the number of bytes copied.
-    pub fn copy(&self, from: (u64, u64), to: (u64, u64), len_bytes: u64) -> FileResult<u64> {
+    /// copy_file_range(2) by this user; gives the number of bytes copied.
+    pub fn copy(
+        &self,
+        from: (u64, u64),
+        to: (u64, u64),
+        len_bytes: u64,
+        uid: u32,
+    ) -> FileResult<u64> {
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
-        source.file.copy_to(from.1, &target.file, to.1, len_bytes)
+        let copied = source.file.copy_to(from.1, &target.file, to.1, len_bytes)?;
+        self.written_by(uid, &target.file)?;
+        Ok(copied)
     }
+}
+
+/// Whether writing to a file of this mode takes bits of it away.
+pub(super) fn has_set_id(mode: u32) -> bool {
+    mode & SET_USER_ID != 0 || mode & SET_GROUP_ID == SET_GROUP_ID
 }

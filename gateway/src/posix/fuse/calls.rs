@@ -18,10 +18,21 @@ use fuser::{
 use super::Adapter;
 use super::answers::{Answer, reply_empty, reply_xattr};
 use super::convert::{attributes, caller, code, file_type, nothing, open_flags, set_time};
+use crate::posix::fs::Opened;
 
-/// Ordinary handles: pages stay from one opening to the next (changes by others are told), and
-/// closing waits for nothing.
-const ORDINARY: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+/// A handle by which the kernel reads and writes itself. Closing waits for nothing.
+fn passing(opened: Opened) -> FopenFlags {
+    let mut flags = FopenFlags::FOPEN_NOFLUSH;
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.must_see_writes);
+    flags
+}
+
+/// A handle by which the kernel asks, and keeps pages of what nobody else has changed.
+fn ordinary(opened: Opened) -> FopenFlags {
+    let mut flags = FopenFlags::FOPEN_NOFLUSH;
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.is_as_before);
+    flags
+}
 
 /// Longest copy in one request, in bytes: the answer has 32 bits for it, and a thread is busy
 /// with it.
@@ -65,7 +76,7 @@ impl<V: Files> Filesystem for Adapter<V> {
 
     fn setattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -90,7 +101,8 @@ impl<V: Files> Filesystem for Adapter<V> {
             mtime: mtime.map(set_time),
         };
         let attr = guarded("setattr", || {
-            self.fs.set_attr(ino.0, handle.map(|h| h.0), set)
+            let handle = handle.map(|h| h.0);
+            self.fs.set_attr(ino.0, handle, set, request.uid())
         });
         self.reply_attr(attr, reply);
     }
@@ -191,17 +203,21 @@ impl<V: Files> Filesystem for Adapter<V> {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (flags, caller) = (open_flags(flags.0), caller(request, 0));
+        let keeps_pages = !self.facts.passing.is_on();
         let opened = guarded("open", || {
-            let opened = self.fs.open(ino.0, flags, caller)?;
+            let opened = self.fs.open(ino.0, flags, caller, keeps_pages)?;
             self.forget_attr(ino.0, opened);
             let answer = self.path_of_data(opened, |fd| reply.open_backing(fd))?;
-            Ok((FileHandle(opened.number), answer))
+            Ok((opened, answer))
         });
         match opened {
-            Ok((handle, Answer::Passing(backing))) => {
-                reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing);
+            Ok((opened, Answer::Passing(backing))) => {
+                let handle = FileHandle(opened.number);
+                reply.opened_passthrough(handle, passing(opened), &backing);
             }
-            Ok((handle, Answer::Ordinary)) => reply.opened(handle, ORDINARY),
+            Ok((opened, Answer::Ordinary)) => {
+                reply.opened(FileHandle(opened.number), ordinary(opened));
+            }
             Err(error) => reply.error(code(error)),
         }
     }
@@ -223,23 +239,24 @@ impl<V: Files> Filesystem for Adapter<V> {
             let answer = self.path_of_data(opened, |fd| reply.open_backing(fd));
             // The kernel will not hear of the entry.
             let answer = answer.inspect_err(|_| self.fs.forget(entry.attr.ino, 1))?;
-            Ok((entry, FileHandle(opened.number), answer))
+            Ok((entry, opened, answer))
         });
         let is_alone = self.company.alone();
         match created {
-            Ok((entry, handle, answer)) => {
+            Ok((entry, opened, answer)) => {
+                let handle = FileHandle(opened.number);
                 let lasts = self.lasts(entry.may_remember, *is_alone);
                 let attr = attributes(&entry.attr);
                 let generation = Generation(entry.attr.generation);
                 match answer {
                     Answer::Passing(backing) => {
-                        let flags = FopenFlags::FOPEN_NOFLUSH;
+                        let flags = passing(opened);
                         reply.created_passthrough(
                             &lasts, &attr, generation, handle, flags, &backing,
                         );
                     }
                     Answer::Ordinary => {
-                        reply.created(&lasts, &attr, generation, handle, ORDINARY);
+                        reply.created(&lasts, &attr, generation, handle, ordinary(opened));
                     }
                 }
             }
@@ -269,7 +286,7 @@ impl<V: Files> Filesystem for Adapter<V> {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -280,7 +297,8 @@ impl<V: Files> Filesystem for Adapter<V> {
         reply: ReplyWrite,
     ) {
         let drops = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match guarded("write", || self.fs.write(handle.0, offset, data, drops)) {
+        let by = drops.then_some(request.uid());
+        match guarded("write", || self.fs.write(handle.0, offset, data, by)) {
             Ok(len_bytes) => reply.written(len_bytes as u32),
             Err(error) => reply.error(code(error)),
         }
@@ -500,7 +518,7 @@ impl<V: Files> Filesystem for Adapter<V> {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -509,7 +527,8 @@ impl<V: Files> Filesystem for Adapter<V> {
         reply: ReplyEmpty,
     ) {
         let allocated = guarded("fallocate", || {
-            self.fs.allocate(handle.0, mode as u32, offset, length)
+            let uid = request.uid();
+            self.fs.allocate(handle.0, mode as u32, offset, length, uid)
         });
         reply_empty(allocated, reply);
     }
@@ -541,7 +560,7 @@ impl<V: Files> Filesystem for Adapter<V> {
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         from: FileHandle,
         from_offset: u64,
@@ -554,7 +573,8 @@ impl<V: Files> Filesystem for Adapter<V> {
     ) {
         let copied = guarded("copy_file_range", || {
             let (from, to) = ((from.0, from_offset), (to.0, to_offset));
-            self.fs.copy(from, to, len.min(MAX_COPY_LEN_BYTES))
+            let len = len.min(MAX_COPY_LEN_BYTES);
+            self.fs.copy(from, to, len, request.uid())
         });
         match copied {
             Ok(len_bytes) => reply.written(len_bytes as u32),
