@@ -8,7 +8,8 @@
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use super::hashing::{Suspect, is_same_state};
 use super::intents::Point;
 use super::{HashPolicy, Inner};
 use crate::files::FileResult;
+use crate::name::ETag;
 use crate::object::Locator;
 use crate::volume::Durability;
 
@@ -30,6 +32,9 @@ pub struct Edits {
     count: AtomicUsize,
     /// By inode number: they are held open, so none is another file's.
     files: Mutex<HashMap<u64, Editing>>,
+    /// How many tags were made up for listings, and what makes them another start's.
+    listed: AtomicU64,
+    seed: RandomState,
 }
 
 struct Editing {
@@ -51,6 +56,18 @@ impl Edits {
     /// Whether a file is open for writing.
     pub fn has(&self, ino: u64) -> bool {
         self.count.load(Ordering::Acquire) > 0 && self.lock().contains_key(&ino)
+    }
+
+    /// The tag to list a file by. Its pages are not written for a listing, as they are before a
+    /// tag is given for good; so the tag of one that is open for writing is like no other.
+    pub fn tag_to_list(&self, ino: u64, tag: ETag) -> ETag {
+        if !self.has(ino) {
+            return tag;
+        }
+        let count = self.listed.fetch_add(1, Ordering::Relaxed);
+        let mut hasher = self.seed.build_hasher();
+        (ino, count).hash(&mut hasher);
+        ETag::provisional(hasher.finish())
     }
 
     fn is_logged(&self, ino: u64) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Inner;
 use super::commit::Terms;
 use super::disk::{Disk, FileFacts, FileKind};
+use super::edits::Edits;
 use super::index::{Page, Row};
 use super::look::row_of;
 use super::sink::off_thread;
@@ -19,11 +20,11 @@ use crate::volume::{ListEntry, ListPage, ListQuery, MAX_PAGE};
 /// Rows, and the places of those that are not as their files are.
 type Compared = (Vec<(ObjectKey, Option<Row>)>, Vec<usize>);
 
-fn entry_of(key: ObjectKey, row: Row) -> ListEntry {
+fn entry_of(key: ObjectKey, row: Row, edits: &Edits) -> ListEntry {
     ListEntry {
         key,
         len_bytes: row.len_bytes,
-        etag: row.etag,
+        etag: edits.tag_to_list(row.ino, row.etag),
         modified: crate::object::Timestamp(row.mtime_ns),
         owner: row.owner,
         checksum: row.checksum,
@@ -61,7 +62,7 @@ impl<D: Disk> Inner<D> {
         } = self.index.list_with(bucket, &query, verify).await?;
         let objects = objects
             .into_iter()
-            .map(|(key, row)| entry_of(key, row))
+            .map(|(key, row)| entry_of(key, row, &self.edits))
             .collect();
         Ok(ListPage {
             objects,
@@ -249,7 +250,7 @@ impl<D: Disk> Inner<D> {
             }
             None => {
                 *last = Some(key.to_owned());
-                page.objects.push(entry_of(met.key, row));
+                page.objects.push(entry_of(met.key, row, &self.edits));
                 Ok(Step::Next)
             }
         }

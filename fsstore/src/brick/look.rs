@@ -11,7 +11,7 @@ use quick_cache::sync::Cache;
 
 use super::attrs::{self, Record, Verdict};
 use super::commit::Terms;
-use super::disk::{Disk, FileFacts};
+use super::disk::{Disk, DiskFile, FileFacts};
 use super::hashing::Suspect;
 use super::index::{Row, RowFlags};
 use super::sink::off_thread;
@@ -246,8 +246,10 @@ impl<D: Disk> Inner<D> {
             Some(found) => self.look_found(at, found).await?,
             None => self.look_waiting(at).await?,
         };
-        // While it is being edited there is nothing to wait for.
-        if looked.in_doubt && !self.edits.has(looked.found.facts.ino) {
+        if self.edits.has(looked.found.facts.ino) {
+            return self.look_at_edited(at).await;
+        }
+        if looked.in_doubt {
             looked = self.look_in_turn(at).await?;
         }
         if !looked.info.etag.is_provisional() {
@@ -279,6 +281,22 @@ impl<D: Disk> Inner<D> {
             }
         };
         Ok(looked(&at.key, found, record, holds))
+    }
+
+    /// Looks at a file that is open for writing. A store to mapped memory moves its times only
+    /// where the page was clean: so its pages are written first, and every store after this
+    /// look is one to another state, with another provisional tag.
+    async fn look_at_edited(self: &Arc<Self>, at: &Locator) -> Result<Looked<D>> {
+        let (inner, place) = (Arc::clone(self), at.clone());
+        let written = off_thread(move || {
+            if let Some(file) = inner.tree.find(&place)?.and_then(|found| found.file) {
+                file.sync()
+                    .map_err(|e| StoreError::from_io("write a file's pages", e))?;
+            }
+            Ok(())
+        });
+        written.await?;
+        self.look_waiting(at).await
     }
 
     /// Looks while no change of ours is under way.

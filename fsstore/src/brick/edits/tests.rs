@@ -158,6 +158,19 @@ async fn while_it_is_edited_no_digest_of_a_file_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_gives_an_edited_file_a_tag_like_no_other() {
+    let scene = Scene::new(HashPolicy::Never).await;
+    let edit = scene.begin().await;
+    let (one, other) = (scene.listed_tag().await, scene.listed_tag().await);
+    assert!(one.is_provisional() && other.is_provisional());
+    assert_ne!(one, other);
+    // A look has its pages written first, so that its tag is the state's.
+    assert_eq!(scene.tag().await, scene.tag().await);
+    end(edit).await;
+    assert_eq!(scene.listed_tag().await, md5(OLD));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_lasts_until_the_last_handle_is_dropped() {
     let scene = Scene::new(HashPolicy::Never).await;
     let (first, second) = (scene.begin().await, scene.begin().await);
