@@ -7,5 +7,6 @@
     reason = "rename is what a mount is tried with"
 )]
 
+mod calls;
 mod mounted;
 mod plain;

@@ -1,6 +1,9 @@
 //! Through the kernel. Where /dev/fuse cannot be used, each test says so and is done.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +36,10 @@ fn options() -> MountOptions {
 
 impl Mounted {
     fn new() -> Option<Self> {
+        Self::of(Plain::new)
+    }
+
+    fn of(make: impl FnOnce(PathBuf) -> Plain) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let (root, at) = (dir.path().join("root"), dir.path().join("mnt"));
         std::fs::create_dir(&root).unwrap();
@@ -44,10 +51,9 @@ impl Mounted {
                 return None;
             }
         };
-        let plain = Arc::new(Plain::new(root));
+        let plain = Arc::new(make(root));
         let sessions = Sessions::new(Arc::clone(&plain));
         let session = sessions.start(Terms::default(), device).unwrap();
-        eprintln!("{:?}", session.data_path());
         Some(Self {
             _dir: dir,
             at,
@@ -76,10 +82,6 @@ fn files_written_are_read_back() {
     std::fs::write(mount.path("f"), "bytes").unwrap();
     assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"bytes");
     assert_eq!(std::fs::read(mount.plain.root.join("f")).unwrap(), b"bytes");
-    if let Ok(secs) = std::env::var("HOLD") {
-        eprintln!("{}", mount.at.display());
-        std::thread::sleep(std::time::Duration::from_secs(secs.parse().unwrap()));
-    }
 }
 
 #[test]
@@ -118,4 +120,67 @@ fn everything_is_asked_again_after_anything_may_have_changed() {
     mount.plain.tell(|watcher| watcher.all_changed());
     assert_eq!(std::fs::metadata(mount.path("f")).unwrap().len(), 6);
     std::fs::metadata(mount.path("g")).unwrap();
+}
+
+#[test]
+fn a_call_that_panics_is_answered_and_the_mount_goes_on() {
+    let Some(mount) = Mounted::new() else { return };
+    for _ in 0..20 {
+        let error = std::fs::metadata(mount.path("panic")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5));
+    }
+    std::fs::write(mount.path("f"), "bytes").unwrap();
+    assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"bytes");
+}
+
+#[test]
+fn bytes_that_pass_through_the_server_are_the_same() {
+    let Some(mount) = Mounted::of(Plain::hiding) else {
+        return;
+    };
+    let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(mount.path("f"), &bytes).unwrap();
+    assert_eq!(std::fs::read(mount.path("f")).unwrap(), bytes);
+    assert_eq!(std::fs::read(mount.plain.root.join("f")).unwrap(), bytes);
+
+    let file = File::options().append(true).open(mount.path("f")).unwrap();
+    (&file).write_all(b"end").unwrap();
+    file.set_len(10).unwrap();
+    (&file).write_all(b"end").unwrap();
+    file.sync_all().unwrap();
+    let wanted = [&bytes[..10], b"end"].concat();
+    assert_eq!(std::fs::read(mount.path("f")).unwrap(), wanted);
+
+    // An edit by other hands, with as many bytes.
+    let other = [&bytes[..10], b"END"].concat();
+    std::fs::write(mount.plain.root.join("f"), &other).unwrap();
+    assert_eq!(std::fs::read(mount.path("f")).unwrap(), other);
+}
+
+#[test]
+fn an_open_file_outlives_its_name() {
+    let Some(mount) = Mounted::new() else { return };
+    std::fs::write(mount.path("f"), "old").unwrap();
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .open(mount.path("f"))
+        .unwrap();
+    std::fs::write(mount.path("g"), "new").unwrap();
+    std::fs::rename(mount.path("g"), mount.path("f")).unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "old");
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
+    file.write_all(b"er").unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 5);
+    assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"new");
+}
+
+#[test]
+fn a_program_is_run_from_it() {
+    let Some(mount) = Mounted::new() else { return };
+    std::fs::copy("/bin/true", mount.path("true")).unwrap();
+    let status = std::process::Command::new(mount.path("true")).status();
+    assert!(status.unwrap().success());
 }

@@ -17,6 +17,8 @@ use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RenameFlags, Timespec, Xatt
 /// A directory.
 pub struct Plain {
     pub root: PathBuf,
+    /// Whether bytes pass through this side only.
+    hides_descriptors: bool,
     watchers: Mutex<Vec<Weak<dyn FilesWatcher>>>,
 }
 
@@ -24,7 +26,16 @@ impl Plain {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
+            hides_descriptors: false,
             watchers: Mutex::default(),
+        }
+    }
+
+    /// As [`Plain::new`], for bytes that pass through this side only.
+    pub fn hiding(root: impl Into<PathBuf>) -> Self {
+        Self {
+            hides_descriptors: true,
+            ..Self::new(root)
         }
     }
 
@@ -53,6 +64,15 @@ impl Plain {
                 }
             }
             Target::Open(open) => Ok(by_descriptor(open.fd.as_fd())),
+        }
+    }
+
+    fn opened(&self, fd: OwnedFd, ino: u64, flags: OpenFlags) -> PlainFile {
+        PlainFile {
+            fd,
+            ino,
+            flags,
+            is_shown: !self.hides_descriptors,
         }
     }
 
@@ -149,6 +169,7 @@ impl Files for Plain {
     type OpenDir = PlainDir;
 
     fn lookup(&self, path: &FilePath) -> FileResult<FileAttr> {
+        assert_ne!(path.as_os_str(), "panic", "as the test wants it");
         look(&self.on_disk(path))
     }
 
@@ -201,14 +222,14 @@ impl Files for Plain {
             own(&at, caller)?;
         }
         let attr = attr_of(&sys::fstat(&fd)?);
-        Ok((attr, PlainFile::new(fd, attr.ino, flags)))
+        Ok((attr, self.opened(fd, attr.ino, flags)))
     }
 
     fn open_file(&self, target: Target<'_, PlainFile>, flags: OpenFlags) -> FileResult<PlainFile> {
         let path = self.path(target)?;
         let fd = sys::open(&path, access(flags), Mode::empty())?;
         let ino = sys::fstat(&fd)?.st_ino;
-        Ok(PlainFile::new(fd, ino, flags))
+        Ok(self.opened(fd, ino, flags))
     }
 
     fn open_dir(&self, path: &FilePath, _: u64) -> FileResult<PlainDir> {
@@ -345,19 +366,7 @@ pub struct PlainFile {
     fd: OwnedFd,
     ino: u64,
     flags: OpenFlags,
-    /// Whether the kernel may have the descriptor.
-    pub is_shown: bool,
-}
-
-impl PlainFile {
-    fn new(fd: OwnedFd, ino: u64, flags: OpenFlags) -> Self {
-        Self {
-            fd,
-            ino,
-            flags,
-            is_shown: true,
-        }
-    }
+    is_shown: bool,
 }
 
 impl OpenFile for PlainFile {

@@ -1,0 +1,369 @@
+//! The kernel's calls one by one, without a kernel.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Arc;
+
+use fsstore::files::{Caller, Errno, FileResult, NewNode, OpenFlags, RenameMode, SetAttr};
+use gateway::posix::fs::FileSystem;
+use gateway::posix::nodes::ROOT;
+use gateway::posix::sessions::Terms;
+
+use crate::plain::Plain;
+
+const ME: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0o022,
+};
+const ANOTHER: u32 = 4_242;
+
+/// A file system over a directory, with backings that are numbers.
+struct Try {
+    dir: tempfile::TempDir,
+    fs: FileSystem<Plain, u32>,
+}
+
+impl Try {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Arc::new(Plain::new(dir.path()));
+        let fs = FileSystem::new(plain, Terms::default()).unwrap();
+        Self { dir, fs }
+    }
+
+    fn file(&self, name: &str, bytes: &str) -> u64 {
+        std::fs::write(self.dir.path().join(name), bytes).unwrap();
+        self.ino(ROOT, name).unwrap()
+    }
+
+    fn make_dir(&self, parent: u64, name: &str) -> u64 {
+        let made = self.fs.make_dir(parent, OsStr::new(name), 0o755, ME);
+        made.unwrap().attr.ino
+    }
+
+    fn ino(&self, parent: u64, name: &str) -> FileResult<u64> {
+        Ok(self.fs.lookup(parent, OsStr::new(name))?.attr.ino)
+    }
+
+    fn open(&self, ino: u64, flags: OpenFlags) -> FileResult<u64> {
+        Ok(self.fs.open(ino, flags, ME, false)?.number)
+    }
+
+    fn read(&self, number: u64) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        self.fs.read(number, 0, &mut buffer, 100).unwrap();
+        buffer
+    }
+}
+
+fn reading() -> OpenFlags {
+    OpenFlags {
+        read: true,
+        ..OpenFlags::default()
+    }
+}
+
+fn writing() -> OpenFlags {
+    OpenFlags {
+        write: true,
+        ..reading()
+    }
+}
+
+#[test]
+fn a_file_is_made_written_read_and_given_back() {
+    let t = Try::new();
+    let (entry, opened) =
+        t.fs.create(ROOT, OsStr::new("f"), 0o666, writing(), ME)
+            .unwrap();
+    assert_eq!(entry.attr.mode & 0o777, 0o644);
+    assert_eq!(t.fs.write(opened.number, 0, b"bytes", None), Ok(5));
+    assert_eq!(t.read(opened.number), b"bytes");
+    t.fs.release(opened.number);
+    assert_eq!(t.fs.write(opened.number, 0, b"x", None), Err(Errno::BADF));
+    assert_eq!(std::fs::read(t.dir.path().join("f")).unwrap(), b"bytes");
+}
+
+#[test]
+fn a_file_without_a_name_lives_on_by_its_handle() {
+    let t = Try::new();
+    let ino = t.file("f", "old");
+    let number = t.open(ino, writing()).unwrap();
+    t.fs.unlink(ROOT, OsStr::new("f")).unwrap();
+    assert_eq!(t.fs.attr(ino, None).unwrap().attr.link_count, 0);
+    let cut = SetAttr {
+        len_bytes: Some(1),
+        ..SetAttr::default()
+    };
+    assert_eq!(t.fs.set_attr(ino, None, cut, 0).unwrap().attr.len_bytes, 1);
+    let again = t.open(ino, reading()).unwrap();
+    assert_eq!(t.read(again), b"o");
+    t.fs.release(again);
+    t.fs.release(number);
+    assert_eq!(t.fs.attr(ino, None), Err(Errno::STALE));
+}
+
+#[test]
+fn what_is_renamed_over_stays_what_it_was_for_those_who_have_it_open() {
+    let t = Try::new();
+    let (new, old) = (t.file("a", "new"), t.file("b", "old"));
+    let number = t.open(old, reading()).unwrap();
+    let (from, to) = ((ROOT, OsStr::new("a")), (ROOT, OsStr::new("b")));
+    t.fs.move_name(from, to, RenameMode::Replace).unwrap();
+    assert_eq!(t.read(number), b"old");
+    let number = t.open(new, reading()).unwrap();
+    assert_eq!(t.read(number), b"new");
+}
+
+#[test]
+fn what_is_below_a_renamed_directory_is_found_at_its_new_place() {
+    let t = Try::new();
+    let dir = t.make_dir(ROOT, "d");
+    let below = t.make_dir(dir, "below");
+    let (from, to) = ((ROOT, OsStr::new("d")), (ROOT, OsStr::new("e")));
+    t.fs.move_name(from, to, RenameMode::NoReplace).unwrap();
+    t.fs.create(below, OsStr::new("f"), 0o644, writing(), ME)
+        .unwrap();
+    assert!(t.dir.path().join("e/below/f").is_file());
+    let taken =
+        t.fs.move_name(to, (ROOT, OsStr::new("e2")), RenameMode::Exchange);
+    assert_eq!(taken, Err(Errno::NOENT));
+    assert!(t.ino(below, "f").is_ok());
+}
+
+#[test]
+fn a_name_taken_away_by_other_hands_leaves_the_others() {
+    let t = Try::new();
+    let ino = t.file("a", "bytes");
+    t.fs.make_link(ino, ROOT, OsStr::new("b")).unwrap();
+    std::fs::remove_file(t.dir.path().join("a")).unwrap();
+    assert_eq!(t.fs.attr(ino, None).unwrap().attr.ino, ino);
+    let number = t.open(ino, reading()).unwrap();
+    assert_eq!(t.read(number), b"bytes");
+    t.fs.release(number);
+    // Made while the other stands: of another number for sure.
+    std::fs::write(t.dir.path().join("c"), "another").unwrap();
+    std::fs::rename(t.dir.path().join("c"), t.dir.path().join("b")).unwrap();
+    assert_eq!(t.open(ino, reading()), Err(Errno::STALE));
+}
+
+#[test]
+fn a_removed_directory_answers_those_who_stand_in_it() {
+    let t = Try::new();
+    let dir = t.make_dir(ROOT, "d");
+    t.fs.remove_dir(ROOT, OsStr::new("d")).unwrap();
+    let attr = t.fs.attr(dir, None).unwrap().attr;
+    assert_eq!((attr.ino, attr.link_count), (dir, 0));
+    let number = t.fs.open_dir(dir).unwrap();
+    let mut met = 0;
+    let read = t.fs.read_dir(number, 0, |_| {
+        met += 1;
+        true
+    });
+    assert_eq!((read, met), (Ok(()), 0));
+    assert_eq!(t.ino(dir, "x"), Err(Errno::NOENT));
+    let made = t.fs.make_dir(dir, OsStr::new("x"), 0o755, ME);
+    assert_eq!(made, Err(Errno::NOENT));
+    t.fs.release_dir(number);
+    t.fs.forget(dir, 1);
+    assert_eq!(t.fs.attr(dir, None), Err(Errno::STALE));
+}
+
+#[test]
+fn a_directory_is_listed_with_itself_and_the_one_above_and_each_entry_once() {
+    let t = Try::new();
+    let dir = t.make_dir(ROOT, "d");
+    let names: BTreeSet<OsString> = (0..300).map(|n| format!("file-{n}").into()).collect();
+    for name in &names {
+        std::fs::write(t.dir.path().join("d").join(name), "").unwrap();
+    }
+    let number = t.fs.open_dir(dir).unwrap();
+    let (mut met, mut own, mut from) = (Vec::new(), Vec::new(), 0);
+    loop {
+        // A few at a time, as a small buffer holds.
+        let mut count = 0;
+        let read = t.fs.read_dir(number, from, |listed| {
+            if count == 7 {
+                return false;
+            }
+            count += 1;
+            from = listed.next;
+            match listed.name.to_str() {
+                Some(name @ ("." | "..")) => own.push((name.to_owned(), listed.ino)),
+                _ => met.push(listed.name.to_owned()),
+            }
+            true
+        });
+        read.unwrap();
+        if count == 0 {
+            break;
+        }
+    }
+    let root = t.dir.path().metadata().unwrap().ino();
+    assert_eq!(own, [(".".to_owned(), dir), ("..".to_owned(), root)]);
+    assert_eq!(met.len(), names.len());
+    assert_eq!(met.into_iter().collect::<BTreeSet<_>>(), names);
+}
+
+#[test]
+fn an_entry_listed_with_attributes_counts_as_looked_up_where_there_was_room() {
+    let t = Try::new();
+    std::fs::write(t.dir.path().join("f"), "").unwrap();
+    let number = t.fs.open_dir(ROOT).unwrap();
+    let listed = |has_room: bool| {
+        let mut found = None;
+        let visit = |_: gateway::posix::fs::Listed<'_>,
+                     entry: Option<gateway::posix::fs::Entry>| {
+            found = entry.map(|entry| entry.attr.ino).or(found);
+            entry.is_none() || has_room
+        };
+        t.fs.read_dir_plus(number, 0, visit).unwrap();
+        found.unwrap()
+    };
+    let ino = listed(false);
+    assert_eq!(t.fs.known(ino), None);
+    assert_eq!(listed(true), ino);
+    assert_eq!(t.fs.known(ino), Some(ino));
+    t.fs.forget(ino, 1);
+    assert_eq!(t.fs.known(ino), None);
+}
+
+#[test]
+fn attributes_are_not_to_be_remembered_while_someone_may_write() {
+    let t = Try::new();
+    let ino = t.file("f", "bytes");
+    assert!(t.fs.attr(ino, None).unwrap().may_remember);
+    let opened = t.fs.open(ino, writing(), ME, false).unwrap();
+    assert!(opened.must_forget_attr);
+    assert!(!t.fs.attr(ino, None).unwrap().may_remember);
+    t.fs.release(opened.number);
+    assert!(t.fs.attr(ino, None).unwrap().may_remember);
+    assert!(
+        !t.fs
+            .open(ino, reading(), ME, false)
+            .unwrap()
+            .must_forget_attr
+    );
+}
+
+#[test]
+fn pages_are_kept_of_what_is_as_it_was_when_it_was_last_opened() {
+    let t = Try::new();
+    let ino = t.file("f", "bytes");
+    let opened = || t.fs.open(ino, reading(), ME, true).unwrap().is_as_before;
+    assert!(!opened());
+    assert!(opened());
+    std::fs::write(t.dir.path().join("f"), "other").unwrap();
+    assert!(!opened());
+    assert!(opened());
+}
+
+#[test]
+fn set_id_bits_are_lost_when_another_than_root_changes_the_bytes() {
+    let t = Try::new();
+    let ino = t.file("f", "bytes");
+    let path = t.dir.path().join("f");
+    let mode = || path.metadata().unwrap().mode() & 0o7_777;
+    let give = || std::fs::set_permissions(&path, PermissionsExt::from_mode(0o6_755)).unwrap();
+    let by = |uid| Caller { uid, ..ME };
+    let cut = OpenFlags {
+        truncate: true,
+        ..writing()
+    };
+
+    give();
+    let opened = t.fs.open(ino, writing(), by(ANOTHER), false).unwrap();
+    assert!(opened.must_see_writes);
+    assert_eq!(mode(), 0o6_755, "opened, not written");
+    t.fs.write(opened.number, 0, b"x", Some(ANOTHER)).unwrap();
+    assert_eq!(mode(), 0o755);
+
+    give();
+    t.fs.allocate(opened.number, 0, 0, 10, ANOTHER).unwrap();
+    assert_eq!(mode(), 0o755);
+
+    give();
+    t.fs.open(ino, cut, by(ANOTHER), false).unwrap();
+    assert_eq!(mode(), 0o755);
+
+    give();
+    let shorter = SetAttr {
+        len_bytes: Some(1),
+        ..SetAttr::default()
+    };
+    let entry = t.fs.set_attr(ino, None, shorter, ANOTHER).unwrap();
+    assert_eq!(entry.attr.mode & 0o7_777, 0o755);
+
+    give();
+    let opened = t.fs.open(ino, cut, by(0), false).unwrap();
+    assert!(!opened.must_see_writes);
+    t.fs.write(opened.number, 0, b"x", None).unwrap();
+    assert_eq!(mode(), 0o6_755, "root may");
+}
+
+#[test]
+fn devices_are_made_only_where_the_terms_allow_it() {
+    let t = Try::new();
+    let node = |mode| NewNode { mode, rdev: 0 };
+    let make = |name, mode| t.fs.make_node(ROOT, OsStr::new(name), node(mode), ME);
+    assert_eq!(make("c", 0o020_644), Err(Errno::PERM));
+    assert_eq!(make("b", 0o060_644), Err(Errno::PERM));
+    assert_eq!(make("p", 0o010_644).unwrap().attr.mode, 0o010_644);
+}
+
+#[test]
+fn handles_of_a_file_share_what_the_kernel_reads_it_by() {
+    let t = Try::new();
+    let ino = t.file("f", "bytes");
+    let (one, two) = (
+        t.open(ino, reading()).unwrap(),
+        t.open(ino, writing()).unwrap(),
+    );
+    let back = |number, id| t.fs.back(number, |_| Ok::<_, ()>(id)).unwrap().unwrap();
+    assert_eq!((*back(one, 1), *back(two, 2)), (1, 1));
+    t.fs.release(one);
+    let three = t.open(ino, reading()).unwrap();
+    assert_eq!(*back(three, 3), 1);
+    t.fs.release(two);
+    t.fs.release(three);
+    let four = t.open(ino, reading()).unwrap();
+    assert_eq!(*back(four, 4), 4);
+}
+
+#[test]
+fn bytes_are_copied_and_holes_are_found() {
+    let t = Try::new();
+    let (from, to) = (t.file("a", ""), t.file("b", ""));
+    let (from, to) = (
+        t.open(from, writing()).unwrap(),
+        t.open(to, writing()).unwrap(),
+    );
+    t.fs.write(from, 1 << 20, b"bytes", None).unwrap();
+    assert_eq!(t.fs.seek(from, 0, true), Ok(1 << 20));
+    assert_eq!(t.fs.seek(from, 0, false), Ok(0));
+    assert_eq!(t.fs.copy((from, 1 << 20), (to, 0), 100, 0), Ok(5));
+    assert_eq!(t.read(to), b"bytes");
+}
+
+#[test]
+fn a_mount_begins_at_a_directory_that_is_there() {
+    let t = Try::new();
+    t.file("f", "");
+    let begin = |name: &str| {
+        let base = fsstore::files::FilePath::root()
+            .join(OsStr::new(name))
+            .unwrap();
+        let terms = Terms {
+            base,
+            ..Terms::default()
+        };
+        let plain = Arc::new(Plain::new(t.dir.path()));
+        FileSystem::<_, u32>::new(plain, terms).map(|_| ())
+    };
+    assert_eq!(begin("absent"), Err(Errno::NOENT));
+    assert_eq!(begin("f"), Err(Errno::NOTDIR));
+    t.make_dir(ROOT, "d");
+    assert_eq!(begin("d"), Ok(()));
+}
