@@ -17,6 +17,7 @@
 
 mod database;
 mod list;
+mod moves;
 mod overlay;
 mod range;
 mod row;
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 
 use self::database::{Database, Writer};
 pub use self::list::{MAX_FETCH_ROWS, Page};
+pub use self::moves::Moving;
 pub use self::overlay::MAX_OVERLAY_ROWS;
 use self::overlay::Overlay;
 pub use self::range::KeyRange;
@@ -115,6 +117,8 @@ struct Shared {
     pending: Notify,
     /// Told when there is much to flush.
     hurry: Notify,
+    /// Told when a directory has been moved.
+    moved: Notify,
 }
 
 /// The background task; ends when dropped.
@@ -136,9 +140,14 @@ impl Index {
         let shared = Arc::new(Shared {
             database,
             writer: tokio::sync::Mutex::new(writer),
-            overlay: Mutex::new(Overlay::new(known.buckets, known.next_bucket)),
+            overlay: Mutex::new(Overlay::new(
+                known.buckets,
+                known.next_bucket,
+                known.moved_through,
+            )),
             pending: Notify::new(),
             hurry: Notify::new(),
+            moved: Notify::new(),
         });
         shared.pending.notify_one();
         let flusher = Flusher(tokio::spawn(run_flusher(Arc::clone(&shared))));
@@ -206,6 +215,62 @@ impl Index {
     /// In the database this never precedes changes applied before.
     pub fn set_complete(&self, name: &BucketName, complete: bool) -> Applied {
         self.change_buckets(|overlay| overlay.set_complete(name, complete))
+    }
+
+    /// As [`Index::set_complete`] with true, unless it was said since [`Index::doubts`] gave
+    /// `doubts` that rows may be missing. False where it was.
+    pub fn set_complete_unless_doubted(&self, name: &BucketName, doubts: u64) -> bool {
+        let mut overlay = self.shared.overlay();
+        let is_complete = overlay.doubts(name) == doubts;
+        if is_complete {
+            overlay.set_complete(name, true);
+        }
+        drop(overlay);
+        self.shared.wake(0);
+        is_complete
+    }
+
+    /// How often it was said that rows of a bucket may be missing.
+    pub fn doubts(&self, name: &BucketName) -> u64 {
+        self.shared.overlay().doubts(name)
+    }
+
+    /// Directories of these buckets are about to be moved: nobody lists them until the guard is
+    /// dropped, which is to be soon.
+    pub fn moving(&self, from: &BucketName, to: &BucketName) -> Moving<'_> {
+        Moving::begin(&self.shared, [from.clone(), to.clone()])
+    }
+
+    /// Gives every key that begins with `from`, and is no escaped one, the place that begins
+    /// with `to` instead; both end in a slash, and neither is within the other. Takes no longer
+    /// for many: the next who lists waits for it. Below `to` stood nothing but escaped keys: rows
+    /// of anything else are forgotten.
+    pub fn move_prefix(&self, from: (&BucketName, &str), to: (&BucketName, &str)) -> Applied {
+        let is_prefix = |text: &str| text.ends_with('/');
+        assert!(
+            is_prefix(from.1) && is_prefix(to.1),
+            "directories end in a slash"
+        );
+        debug_assert!(
+            from.0 != to.0 || !(from.1.starts_with(to.1) || to.1.starts_with(from.1)),
+            "no directory is moved into itself"
+        );
+        let applied = self.shared.overlay().move_prefix(from, to);
+        self.shared.wake(FLUSH_ROWS);
+        applied
+    }
+
+    /// Waits until no directory of a bucket is being moved, and the rows of those that were
+    /// are in their place. Gives what [`Index::moves_begun`] says at that instant. Errors: as
+    /// [`Index::flush`].
+    pub async fn still(&self, bucket: &BucketName) -> Result<u64> {
+        self.shared.still(bucket).await
+    }
+
+    /// How many directories of a bucket were ever about to be moved: a listing during which
+    /// this changed may show one at both places or at neither.
+    pub fn moves_begun(&self, bucket: &BucketName) -> u64 {
+        self.shared.overlay().moves_begun(bucket)
     }
 
     /// Forgets a bucket and all its rows, at once for every later call. The rows are deleted
@@ -338,7 +403,10 @@ impl Shared {
             };
             let generation = generation.expect("what is numbered is in a generation");
             let written = writer.write(&generation).await;
-            self.database.settle(written).await?;
+            if let Err(e) = self.database.settle(written).await {
+                self.overlay().doubt_moves(&generation);
+                return Err(e);
+            }
             self.overlay().end_flush();
         }
     }

@@ -12,6 +12,9 @@
 //!   the first change of a name in a directory since the segment was begun, the directory is
 //!   *marked*, durably, and its names are compared with the index after a power cut. Where
 //!   many directories of one bucket are marked, the bucket is.
+//! - Where a whole directory is moved, rows of any depth change in the index by one step of its
+//!   own, later than on the disk. The bucket is named durably before; after a crash of any kind
+//!   the index does not have all of it until it has been scanned.
 //! - A file opened to be edited that has digests is named durably before, for its bytes may
 //!   reach the disk without the times that betray them. What is being edited is named again in
 //!   each new segment.
@@ -28,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::frame::{BootId, BucketDir, Intent};
-use self::frame::{Frame, next_frame, push_bucket, push_dir, push_key};
+use self::frame::{Frame, next_frame, push_bucket, push_dir, push_key, push_rows};
 use super::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
@@ -59,6 +62,8 @@ pub struct Segment<D: Disk> {
     dirs: HashMap<BucketName, HashMap<String, u64>>,
     /// Where buckets are marked.
     buckets: HashMap<BucketName, u64>,
+    /// Where it is said that whole directories of a bucket move.
+    rows: HashMap<BucketName, u64>,
     /// Where edits are named, by inode number.
     edits: HashMap<u64, u64>,
     /// Whether it says something that bytes on their way to the disk depend on.
@@ -182,14 +187,23 @@ impl<D: Disk> IntentLog<D> {
         self.write(&mut self.lock().segment, &frames)
     }
 
-    /// Says that a directory is about to become another one; in the page cache on return.
-    pub fn append_move(&self, from: BucketDir, to: BucketDir) -> Result<Point> {
-        let mut frames = Vec::new();
-        Intent::Move { from, to }.push_to(&mut frames);
+    /// Says in the open segment, where it does not, that whole directories of a bucket move.
+    /// Gives up to where the log is to be [durable](Self::sync_to) before; in the page cache on
+    /// return.
+    pub fn mark_rows(&self, bucket: &BucketName) -> Result<Point> {
         let segment = &mut self.lock().segment;
-        self.write(segment, &frames)?;
-        segment.binds = true;
-        Ok(segment.point(segment.len_bytes))
+        let end = match segment.rows.get(bucket) {
+            Some(end) => *end,
+            None => {
+                let mut frames = Vec::new();
+                push_rows(&mut frames, bucket);
+                self.write(segment, &frames)?;
+                segment.binds = true;
+                segment.rows.insert(bucket.clone(), segment.len_bytes);
+                segment.len_bytes
+            }
+        };
+        Ok(segment.point(end))
     }
 
     /// Marks directories in the open segment where they are not. Gives up to where the log is
@@ -493,6 +507,7 @@ fn begin<D: Disk>(
         synced_bytes: 0,
         dirs: HashMap::new(),
         buckets: HashMap::new(),
+        rows: HashMap::new(),
         edits: HashMap::new(),
         binds: false,
         failed: false,

@@ -17,6 +17,9 @@ use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 use crate::volume::{ListEntry, ListPage, ListQuery, MAX_PAGE};
 
+/// Most times a page is read anew since directories were moved meanwhile.
+const MAX_ROUNDS: usize = 8;
+
 /// Rows, and the places of those that are not as their files are.
 type Compared = (Vec<(ObjectKey, Option<Row>)>, Vec<usize>);
 
@@ -54,12 +57,18 @@ impl<D: Disk> Inner<D> {
             let (inner, bucket) = (Arc::clone(self), bucket.clone());
             return off_thread(move || inner.list_by_walk(&bucket, &query)).await;
         }
-        let verify = |rows| self.verify_rows(bucket, rows);
         let Page {
             objects,
             prefixes,
             next,
-        } = self.index.list_with(bucket, &query, verify).await?;
+        } = match self.page_of_one_state(bucket, &query).await {
+            // A move that the database could not take: its rows are where they were.
+            Err(_) if !self.index.is_complete(bucket) => {
+                let (inner, bucket) = (Arc::clone(self), bucket.clone());
+                return off_thread(move || inner.list_by_walk(&bucket, &query)).await;
+            }
+            page => page?,
+        };
         let objects = objects
             .into_iter()
             .map(|(key, row)| entry_of(key, row, &self.edits))
@@ -69,6 +78,25 @@ impl<D: Disk> Inner<D> {
             prefixes,
             next,
         })
+    }
+
+    /// A page that no directory was moved across: it shows all of it or none.
+    async fn page_of_one_state(
+        self: &Arc<Self>,
+        bucket: &BucketName,
+        query: &ListQuery,
+    ) -> Result<Page> {
+        let mut rounds = 0;
+        loop {
+            let moves = self.index.still(bucket).await?;
+            let verify = |rows| self.verify_rows(bucket, rows);
+            let page = self.index.list_with(bucket, query, verify).await?;
+            rounds += 1;
+            // Where directories move all the time, some page is better than none.
+            if self.index.moves_begun(bucket) == moves || rounds == MAX_ROUNDS {
+                return Ok(page);
+            }
+        }
     }
 
     /// Compares rows with their files. Those that differ are looked up while no change of ours

@@ -11,13 +11,12 @@ use rustix::io::Errno;
 
 use super::Inner;
 use super::commit::Turn;
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::notices::Notice;
 use crate::error::StoreError;
 use crate::files::{FileResult, FilesWatcher};
 use crate::keypath::{self, Place};
 use crate::name::{BucketName, ObjectKey};
-use crate::object::Locator;
 use crate::volume::Durability;
 
 /// Most rounds with a log that begins new segments under our hands.
@@ -110,28 +109,55 @@ impl<D: Disk> Inner<D> {
         })
     }
 
-    /// In a turn: makes a change that moves the ctime of the file at `at` but none of its bytes
-    /// (its mode, owner, xattrs, names). Digests that held do so afterwards, others do not.
-    pub fn keep_digests<T>(
+    /// Says in the log, durably unless the bucket is relaxed, that rows of a bucket may be wrong
+    /// in any depth: before a whole directory is moved, or one comes to light. At hand before
+    /// the turn, and needed in it, where a new segment may have been begun meanwhile; nothing is
+    /// done twice.
+    pub fn rows_may_move(&self, bucket: &BucketName) -> FileResult<()> {
+        let said = self
+            .log
+            .mark_rows(bucket)
+            .and_then(|point| match self.is_strict(bucket) {
+                true => self.log.sync_to(point),
+                false => Ok(()),
+            });
+        said.map_err(|e| e.errno())
+    }
+
+    /// In a turn: moves a directory by `rename`, and the rows below it with it. `from` and `to`
+    /// are the keys of its markers before and after; none where its path there is no key's.
+    /// Whoever lists sees it whole at one of the two.
+    pub fn move_dir<T>(
         &self,
-        at: &Locator,
-        change: impl FnOnce() -> FileResult<T>,
+        (from, from_marker): (&BucketName, Option<&ObjectKey>),
+        (to, to_marker): (&BucketName, Option<&ObjectKey>),
+        rename: impl FnOnce() -> FileResult<T>,
     ) -> FileResult<T> {
-        let looked = self.look_blocking(at).map_err(|e| e.errno())?;
-        let Some(looked) = looked else {
-            return change();
-        };
-        let Some(file) = &looked.found.file else {
-            return change();
-        };
-        let ino = looked.found.facts.ino;
-        self.stamps.changing(ino);
-        let changed = change();
-        match file.facts() {
-            Ok(facts) if !looked.in_doubt => self.stamps.note(&facts),
-            _ => self.stamps.doubt(ino),
+        self.rows_may_move(from)?;
+        self.rows_may_move(to)?;
+        let _moving = self.index.moving(from, to);
+        let renamed = rename()?;
+        match (from_marker, to_marker) {
+            (Some(old), Some(new)) => {
+                self.index
+                    .move_prefix((from, old.as_str()), (to, new.as_str()));
+            }
+            // What came has no rows yet.
+            (None, Some(_)) => self.forget_rows_are_whole(to),
+            // Its rows lead to nothing; who lists finds that out.
+            (_, None) => {}
         }
-        changed
+        Ok(renamed)
+    }
+
+    /// In a turn: rows of a bucket are missing until it has been scanned; until then it is
+    /// listed from the tree. What is to be so after a crash as well is to be
+    /// [said](Self::rows_may_move) before the change.
+    pub fn forget_rows_are_whole(&self, bucket: &BucketName) {
+        if let Err(e) = self.rows_may_move(bucket) {
+            tracing::warn!(%bucket, "the log does not say that rows are missing: {e}");
+        }
+        self.index.set_complete(bucket, false);
     }
 
     /// Tells `watcher` of what other doors change, as long as it lives.

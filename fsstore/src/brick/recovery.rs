@@ -70,7 +70,7 @@ impl<D: Disk> Inner<D> {
     }
 
     fn read_segment(&self, number: u64, said: &mut Said) -> Result<()> {
-        // Marks are for what the page cache lost.
+        // Marks of names are for what the page cache lost.
         let mut power_lost = true;
         self.log.replay(number, |intent| match intent {
             Intent::Boot(boot) => power_lost = boot.is_none() || boot != self.options.boot,
@@ -90,10 +90,9 @@ impl<D: Disk> Inner<D> {
                     said.buckets.insert(bucket);
                 }
             }
-            Intent::Move { from, to } => {
-                // Rows of any depth may be under one name or the other.
-                said.buckets.insert(from.bucket);
-                said.buckets.insert(to.bucket);
+            // Rows of any depth may be under one name or the other.
+            Intent::Rows(bucket) => {
+                said.buckets.insert(bucket);
             }
         })
     }

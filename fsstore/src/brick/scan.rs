@@ -19,6 +19,8 @@ use crate::volume::MAX_PAGE;
 const BATCH_KEYS: usize = 512;
 /// A scan takes one part in this many of the time.
 const REST_FACTOR: u32 = 20;
+/// Most times a bucket is scanned in a row.
+const MAX_ROUNDS: usize = 4;
 /// How often a sleeping scanner looks whether it is to stop.
 const NAP: Duration = Duration::from_millis(200);
 
@@ -123,6 +125,18 @@ impl<D: Disk> Inner<D> {
     }
 
     fn scan_bucket(self: &Arc<Self>, bucket: &BucketName, objects: &mut u64) -> Result<()> {
+        for _ in 0..MAX_ROUNDS {
+            if self.scan_once(bucket, objects)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// False where it has to be done again, since whole directories came in from where the
+    /// index did not have them.
+    fn scan_once(self: &Arc<Self>, bucket: &BucketName, objects: &mut u64) -> Result<bool> {
+        let doubts = self.index.doubts(bucket);
         let rebuilding = !self.index.is_complete(bucket);
         if rebuilding {
             self.progress.send_modify(|progress| {
@@ -152,13 +166,13 @@ impl<D: Disk> Inner<D> {
             Ok(Step::Next)
         })?;
         self.compare(bucket, compared_to.as_deref(), None, &batch)?;
-        if rebuilding {
-            self.index.set_complete(bucket, true);
-            let seen = *objects;
-            self.progress
-                .send_modify(|progress| progress.objects = seen);
+        if !rebuilding {
+            return Ok(true);
         }
-        Ok(())
+        let seen = *objects;
+        self.progress
+            .send_modify(|progress| progress.objects = seen);
+        Ok(self.index.set_complete_unless_doubted(bucket, doubts))
     }
 
     /// Compares the keys of the tree after `after` up to and with `last` with their rows.

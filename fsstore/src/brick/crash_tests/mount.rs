@@ -13,7 +13,7 @@ use super::picture;
 use super::scene::{Prepared, Scene, copy_of, effort, index_dir, works};
 use crate::checksum::digest_of;
 use crate::error::StoreError;
-use crate::name::ETag;
+use crate::name::{ETag, ObjectKey};
 use crate::object::{DigestAlgorithm, Locator};
 use crate::volume::{Object, Volume};
 
@@ -31,6 +31,8 @@ enum Step {
     Rename(Place, Place),
     Unlink(Place),
     MakeDir(Place),
+    /// Moves a directory with all that is in it.
+    MoveDir(Place, Place),
 }
 
 type Open = (
@@ -119,10 +121,18 @@ fn take(
             let ((old_dir, old_name), (new_dir, new_name)) = (split(&old), split(&new));
             let old_dir = disk.open_dir(&root, old_dir).map_err(errno)?;
             let new_dir = disk.open_dir(&root, new_dir).map_err(errno)?;
-            inner.keep_digests(&at(from), || {
-                let renamed = disk.rename(&old_dir, old_name, &new_dir, new_name);
-                renamed.map_err(errno)
-            })?;
+            let looked = inner.look_blocking(&at(from)).map_err(|e| e.errno())?;
+            disk.rename(&old_dir, old_name, &new_dir, new_name)
+                .map_err(errno)?;
+            if let Some(looked) = looked
+                && let Some(file) = &looked.found.file
+            {
+                let facts = file.facts().map_err(errno)?;
+                match looked.in_doubt {
+                    true => inner.stamps.doubt(facts.ino),
+                    false => inner.stamps.note(&facts),
+                }
+            }
             tell(from)?;
             tell(to)
         }),
@@ -141,8 +151,35 @@ fn take(
             turn.built(&dir);
             Ok(())
         }),
+        Step::MoveDir(from, to) => {
+            let (from, to) = (at(from), at(to));
+            inner.rows_may_move(&from.bucket)?;
+            inner.rows_may_move(&to.bucket)?;
+            inner.change_names(&[], |turn| {
+                let (old, new) = (path_of(&from), path_of(&to));
+                let ((old_dir, old_name), (new_dir, new_name)) = (split(&old), split(&new));
+                let old_dir = disk.open_dir(&root, old_dir).map_err(errno)?;
+                let new_dir = disk.open_dir(&root, new_dir).map_err(errno)?;
+                turn.built(&old_dir);
+                turn.built(&new_dir);
+                let marker = |at: &Locator| ObjectKey::parse(&format!("{}/", at.key)).unwrap();
+                inner.move_dir(
+                    (&from.bucket, Some(&marker(&from))),
+                    (&to.bucket, Some(&marker(&to))),
+                    || {
+                        let renamed = disk.rename(&old_dir, old_name, &new_dir, new_name);
+                        renamed.map_err(errno)
+                    },
+                )
+            })
+        }
     }
 }
+
+/// Where what stands in directories that move comes to stand.
+const MOVED: [Place; 8] = [
+    "b:f/k", "b:f/n", "b:d/e/n", "b:g/e/o", "b:g/l", "b:g/l/m", "b:g/e/k", "b:g/e/n",
+];
 
 fn places_of(steps: &[Step]) -> Vec<Place> {
     let mut places = Vec::new();
@@ -155,7 +192,7 @@ fn places_of(steps: &[Step]) -> Vec<Place> {
             | Step::Make(place)
             | Step::Unlink(place) => places.push(place),
             Step::Rename(from, to) => places.extend([from, to]),
-            Step::MakeDir(_) => {}
+            Step::MakeDir(_) | Step::MoveDir(..) => {}
         }
     }
     places
@@ -191,6 +228,7 @@ async fn check(prepared: &Prepared, world: World, model: Model, index: &tempfile
 async fn cut_everywhere(setup: Vec<Op>, steps: &'static [Step]) {
     let mut prepared = Scene::new(setup, Vec::new()).prepare().await;
     prepared.universe.places.extend(places_of(steps));
+    prepared.universe.places.extend(MOVED);
     let mut changes = u64::MAX;
     let (mut cut, mut turn) = (0, 0);
     while cut <= changes {
@@ -256,6 +294,9 @@ walks! {
     ];
     a_file_edited_under_another_name: [Op::Put("b:d/k", Body(9_000, 1), 0)] => [
         Step::Open("b:d/k"), Step::Rename("b:d/k", "b:l"), Step::Write("b:d/k", b"new"), Step::Untouch("b:d/k"),
+    ];
+    a_directory_that_a_mount_moved: [Op::Put("b:d/e/k", Body(9, 1), 0), Op::Put("b:d/l", Body(9, 2), 0), Op::Put("b:d/l/m", Body(9, 3), 0)] => [
+        Step::MoveDir("b:d/e", "b:f"), Step::Make("b:f/n"), Step::MakeDir("b:d/e"), Step::Make("b:d/e/o"), Step::MoveDir("b:d", "b:g"), Step::Make("b:g/e/p"),
     ];
     names_that_a_mount_changed: [Op::Put("b:d/k", Body(9, 1), 0), Op::Put("b:d/l", Body(9, 2), 0), Op::Put("b:m", Body(9, 3), 0)] => [
         Step::Rename("b:d/k", "b:d/n"), Step::Unlink("b:d/l"), Step::Make("b:d/o"),

@@ -45,6 +45,13 @@ const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_FULL: i32 = 13;
 const SQLITE_NOTADB: i32 = 26;
 
+/// Made when it is first needed, so that the schema's version stays: which moves of directories
+/// the database has, as a number that grows with each transaction that has some.
+const MOVED: &str = "CREATE TABLE IF NOT EXISTS moved (
+        id INTEGER PRIMARY KEY,
+        through INTEGER NOT NULL
+    )";
+
 const SCHEMA: [&str; 3] = [
     "CREATE TABLE bucket (
         id INTEGER PRIMARY KEY,
@@ -68,6 +75,8 @@ const SCHEMA: [&str; 3] = [
 pub(super) struct KnownBuckets {
     pub buckets: Vec<(BucketId, BucketName, bool)>,
     pub next_bucket: BucketId,
+    /// Which moves of directories it has.
+    pub moved_through: u64,
     dropped: Vec<BucketId>,
 }
 
@@ -229,12 +238,13 @@ async fn create(path: &Path) -> sqlx::Result<SqliteConnection> {
 
 async fn known_buckets(connection: &mut SqliteConnection) -> Result<KnownBuckets> {
     let rows = sqlx::query("SELECT id, name, complete FROM bucket")
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await
         .map_err(fault)?;
     let mut known = KnownBuckets {
         buckets: Vec::new(),
         next_bucket: 1,
+        moved_through: moved_through(&mut *connection).await.map_err(fault)?,
         dropped: Vec::new(),
     };
     for row in rows {
@@ -252,6 +262,19 @@ async fn known_buckets(connection: &mut SqliteConnection) -> Result<KnownBuckets
         }
     }
     Ok(known)
+}
+
+async fn moved_through(connection: &mut SqliteConnection) -> sqlx::Result<u64> {
+    let is_there = sqlx::query("SELECT 1 FROM sqlite_schema WHERE name = 'moved'")
+        .fetch_optional(&mut *connection)
+        .await?;
+    if is_there.is_none() {
+        return Ok(0);
+    }
+    let through: i64 = sqlx::query_scalar("SELECT through FROM moved")
+        .fetch_one(connection)
+        .await?;
+    Ok(through.try_into().unwrap_or(0))
 }
 
 async fn remove_if_there(path: &Path) -> Result<()> {

@@ -73,21 +73,6 @@ fn read_key(bytes: Vec<u8>) -> Result<ObjectKey> {
 }
 
 impl Shared {
-    pub(super) async fn get(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<Row>> {
-        let bytes = key.as_str().as_bytes();
-        let id = {
-            let overlay = self.overlay();
-            let Some(id) = overlay.bucket_id(bucket) else {
-                return Ok(None);
-            };
-            if let Some(pending) = overlay.pending(id, bytes) {
-                return Ok(pending.map(Arc::unwrap_or_clone));
-            }
-            id
-        };
-        self.database.get(id, bytes).await
-    }
-
     pub(super) async fn rows(
         &self,
         bucket: &BucketName,
@@ -95,6 +80,7 @@ impl Shared {
         limit: usize,
     ) -> Result<Vec<(ObjectKey, Row)>> {
         assert!(limit <= MAX_FETCH_ROWS, "rows: at most {MAX_FETCH_ROWS}");
+        self.settle_moves(bucket).await?;
         let Some(id) = self.overlay().bucket_id(bucket) else {
             return Ok(Vec::new());
         };

@@ -4,11 +4,12 @@
 //! which stays readable until its transaction is committed. Whoever reads the overlay first
 //! and the database afterwards therefore sees every change applied before it began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::moves::{Move, Moves};
 use super::range::KeyRange;
 use super::row::Row;
 use super::{Applied, Change, Room};
@@ -39,21 +40,49 @@ pub(super) enum BucketState {
 pub(super) struct Generation {
     /// By bucket, in order of keys.
     pub rows: BTreeMap<BucketId, BTreeMap<Key, Pending>>,
+    /// Directories that moved, in order; before the rows.
+    pub moves: Vec<Move>,
     /// By number: a dropped bucket comes before its successor of the same name.
     pub buckets: BTreeMap<BucketId, BucketState>,
     /// The last change in it.
     pub through: u64,
+    /// Which moves the database has with it, where there are any in it.
+    pub moved_through: u64,
     row_count: usize,
 }
 
 impl Generation {
-    fn put(&mut self, bucket: BucketId, key: Key, pending: Pending) {
+    pub fn put(&mut self, bucket: BucketId, key: Key, pending: Pending) {
         let before = self.rows.entry(bucket).or_default().insert(key, pending);
         self.row_count += usize::from(before.is_none());
     }
 
+    /// Adds a move; what is pending has its new place already.
+    pub fn push_move(&mut self, it: Move) {
+        self.row_count += it.outdated.values().map(BTreeSet::len).sum::<usize>();
+        self.moves.push(it);
+    }
+
+    /// Takes away what is pending in a range.
+    pub fn take_range(&mut self, bucket: BucketId, range: &KeyRange) -> Vec<(Key, Pending)> {
+        let Some(rows) = self.rows.get_mut(&bucket) else {
+            return Vec::new();
+        };
+        let mut tail = rows.split_off(&range.from[..]);
+        if let Some(to) = &range.to {
+            rows.append(&mut tail.split_off(&to[..]));
+        }
+        self.row_count -= tail.len();
+        tail.into_iter().collect()
+    }
+
+    /// What is pending at a key, if anything.
+    pub fn at(&self, bucket: BucketId, key: &[u8]) -> Option<&Pending> {
+        self.rows.get(&bucket)?.get(key)
+    }
+
     fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.buckets.is_empty()
+        self.rows.is_empty() && self.buckets.is_empty() && self.moves.is_empty()
     }
 }
 
@@ -61,17 +90,33 @@ impl Generation {
 struct Bucket {
     id: BucketId,
     complete: bool,
+    /// How often it was said that rows may be missing.
+    doubts: u64,
+}
+
+impl Bucket {
+    fn new(id: BucketId, complete: bool) -> Self {
+        Self {
+            id,
+            complete,
+            doubts: 0,
+        }
+    }
 }
 
 /// Changes that the database does not have yet, and the buckets as they are.
 #[derive(Debug)]
 pub(super) struct Overlay {
-    active: Generation,
-    flushing: Option<Arc<Generation>>,
+    pub(super) active: Generation,
+    pub(super) flushing: Option<Arc<Generation>>,
+    /// By bucket, where directories were ever moved.
+    pub(super) moving: BTreeMap<BucketName, Moves>,
     buckets: BTreeMap<BucketName, Bucket>,
     next_bucket: BucketId,
     last_seq: u64,
     flushed_through: u64,
+    /// Which moves the database has.
+    pub(super) moved_through: u64,
 }
 
 /// A stretch of the overlay in order of keys.
@@ -87,17 +132,20 @@ impl Overlay {
     pub fn new(
         buckets: impl IntoIterator<Item = (BucketId, BucketName, bool)>,
         next_bucket: BucketId,
+        moved_through: u64,
     ) -> Self {
         Self {
             active: Generation::default(),
             flushing: None,
+            moving: BTreeMap::new(),
             buckets: buckets
                 .into_iter()
-                .map(|(id, name, complete)| (name, Bucket { id, complete }))
+                .map(|(id, name, complete)| (name, Bucket::new(id, complete)))
                 .collect(),
             next_bucket,
             last_seq: 0,
             flushed_through: 0,
+            moved_through,
         }
     }
 
@@ -129,9 +177,24 @@ impl Overlay {
 
     pub fn set_complete(&mut self, name: &BucketName, complete: bool) -> Applied {
         let id = self.ensure_bucket(name, complete);
-        self.buckets.insert(name.clone(), Bucket { id, complete });
+        if let Some(bucket) = self.buckets.get_mut(name) {
+            bucket.complete = complete;
+            bucket.doubts += u64::from(!complete);
+        }
         self.note_bucket(name, id, complete);
         self.sealed()
+    }
+
+    /// Says that rows of a bucket may be missing which a scan under way does not bring.
+    pub fn doubt(&mut self, name: &BucketName) {
+        if let Some(bucket) = self.buckets.get_mut(name) {
+            bucket.doubts += 1;
+        }
+    }
+
+    /// How often it was said of a bucket that rows may be missing.
+    pub fn doubts(&self, name: &BucketName) -> u64 {
+        self.buckets.get(name).map_or(0, |bucket| bucket.doubts)
     }
 
     pub fn drop_bucket(&mut self, name: &BucketName) -> Applied {
@@ -170,7 +233,7 @@ impl Overlay {
 
     /// What is pending at a key, if anything.
     pub fn pending(&self, bucket: BucketId, key: &[u8]) -> Option<Pending> {
-        let at = |generation: &Generation| generation.rows.get(&bucket)?.get(key).cloned();
+        let at = |generation: &Generation| generation.at(bucket, key).cloned();
         at(&self.active).or_else(|| self.flushing.as_deref().and_then(at))
     }
 
@@ -211,6 +274,7 @@ impl Overlay {
     /// The generation to write next: the one whose transaction failed, or the active one.
     pub fn begin_flush(&mut self) -> Option<Arc<Generation>> {
         if self.flushing.is_none() && !self.active.is_empty() {
+            self.active.moved_through = self.moved_through + 1;
             self.flushing = Some(Arc::new(std::mem::take(&mut self.active)));
         }
         self.flushing.clone()
@@ -220,15 +284,18 @@ impl Overlay {
     pub fn end_flush(&mut self) {
         let done = self.flushing.take().expect("a flush was begun");
         self.flushed_through = done.through;
+        if !done.moves.is_empty() {
+            self.moved_through = done.moved_through;
+        }
     }
 
-    fn ensure_bucket(&mut self, name: &BucketName, complete: bool) -> BucketId {
+    pub(super) fn ensure_bucket(&mut self, name: &BucketName, complete: bool) -> BucketId {
         if let Some(bucket) = self.buckets.get(name) {
             return bucket.id;
         }
         let id = self.next_bucket;
         self.next_bucket += 1;
-        self.buckets.insert(name.clone(), Bucket { id, complete });
+        self.buckets.insert(name.clone(), Bucket::new(id, complete));
         self.note_bucket(name, id, complete);
         id
     }
@@ -241,7 +308,7 @@ impl Overlay {
         self.active.buckets.insert(id, state);
     }
 
-    fn sealed(&mut self) -> Applied {
+    pub(super) fn sealed(&mut self) -> Applied {
         self.last_seq += 1;
         self.active.through = self.last_seq;
         self.applied()

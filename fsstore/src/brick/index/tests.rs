@@ -2,6 +2,7 @@
 
 mod faults;
 mod model;
+mod moves;
 mod race;
 
 use std::collections::BTreeMap;

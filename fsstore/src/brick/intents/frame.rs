@@ -10,7 +10,7 @@
 //! | 0x02 | `bucket \0 directory`, empty for the bucket's own    |
 //! | 0x03 | `bucket`                                             |
 //! | 0x04 | the host's boot id, empty where it is not known      |
-//! | 0x05 | `bucket \0 directory \0 bucket \0 directory`         |
+//! | 0x05 | `bucket`                                             |
 //! | 0x06 | `bucket \0 key`, where the bucket's name begins so   |
 
 use crc_fast::CrcAlgorithm;
@@ -18,14 +18,13 @@ use crc_fast::CrcAlgorithm;
 use crate::name::{BucketName, ObjectKey};
 
 const HEADER_LEN_BYTES: usize = 8;
-/// A move's two directories are the longest.
-const MAX_FRAME_LEN_BYTES: usize = 4096;
+const MAX_FRAME_LEN_BYTES: usize = 2048;
 
 const EDIT: u8 = 1;
 const DIR: u8 = 2;
 const BUCKET: u8 = 3;
 const BOOT: u8 = 4;
-const MOVE: u8 = 5;
+const ROWS: u8 = 5;
 const KEY: u8 = 6;
 /// A payload whose first byte is below it begins with its kind.
 const KINDS_END: u8 = 0x20;
@@ -89,13 +88,8 @@ pub enum Intent {
     Bucket(BucketName),
     /// The segment was begun in this boot; none where that was not known.
     Boot(Option<BootId>),
-    /// This directory was about to become that one.
-    Move {
-        /// What it was.
-        from: BucketDir,
-        /// What it is to be.
-        to: BucketDir,
-    },
+    /// A whole directory of this bucket was about to be moved, or one into it.
+    Rows(BucketName),
 }
 
 impl Intent {
@@ -125,19 +119,7 @@ impl Intent {
                 let id = boot.as_ref().map_or("", |BootId(id)| id);
                 push(frames, &[&[BOOT], id.as_bytes()]);
             }
-            Self::Move { from, to } => push(
-                frames,
-                &[
-                    &[MOVE],
-                    from.bucket.as_str().as_bytes(),
-                    &[0],
-                    from.path.as_bytes(),
-                    &[0],
-                    to.bucket.as_str().as_bytes(),
-                    &[0],
-                    to.path.as_bytes(),
-                ],
-            ),
+            Self::Rows(bucket) => push_rows(frames, bucket),
         }
     }
 }
@@ -161,6 +143,11 @@ pub fn push_dir(frames: &mut Vec<u8>, bucket: &BucketName, path: &str) {
 /// Appends a bucket's frame.
 pub fn push_bucket(frames: &mut Vec<u8>, bucket: &BucketName) {
     push(frames, &[&[BUCKET], bucket.as_str().as_bytes()]);
+}
+
+/// Appends the frame of a bucket in which whole directories move.
+pub fn push_rows(frames: &mut Vec<u8>, bucket: &BucketName) {
+    push(frames, &[&[ROWS], bucket.as_str().as_bytes()]);
 }
 
 fn push(frames: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -227,15 +214,18 @@ fn intent_of(kind: u8, payload: &[u8]) -> Option<Intent> {
             let ino = u64::from_le_bytes(*ino);
             Some(Intent::Edit { ino, at })
         }
-        DIR => dirs_of::<1>(payload).map(|[dir]| Intent::Dir(dir)),
+        DIR => {
+            let (bucket, path) = std::str::from_utf8(payload).ok()?.split_once('\0')?;
+            Some(Intent::Dir(BucketDir::new(&bucket_of(bucket)?, path)))
+        }
         BUCKET => bucket_of(std::str::from_utf8(payload).ok()?).map(Intent::Bucket),
+        ROWS => bucket_of(std::str::from_utf8(payload).ok()?).map(Intent::Rows),
         BOOT if payload.is_empty() => Some(Intent::Boot(None)),
         BOOT => {
             let boot = BootId::new(std::str::from_utf8(payload).ok()?)?;
             Some(Intent::Boot(Some(boot)))
         }
         KEY => key_of(payload).map(|(bucket, key)| Intent::Key(bucket, key)),
-        MOVE => dirs_of::<2>(payload).map(|[from, to]| Intent::Move { from, to }),
         _ => None,
     }
 }
@@ -249,29 +239,13 @@ fn key_of(payload: &[u8]) -> Option<(BucketName, ObjectKey)> {
     Some((bucket_of(bucket)?, ObjectKey::parse(key).ok()?))
 }
 
-fn dirs_of<const COUNT: usize>(payload: &[u8]) -> Option<[BucketDir; COUNT]> {
-    let mut parts = std::str::from_utf8(payload).ok()?.split('\0');
-    let mut dirs = Vec::with_capacity(COUNT);
-    for _ in 0..COUNT {
-        let bucket = bucket_of(parts.next()?)?;
-        let path = parts.next()?.to_owned();
-        dirs.push(BucketDir { bucket, path });
-    }
-    match parts.next() {
-        None => dirs.try_into().ok(),
-        Some(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn some_intents() -> Vec<Intent> {
         let bucket = BucketName::parse("bucket").unwrap();
-        let other = BucketName::parse("other").unwrap();
         let key = ObjectKey::parse("a/b\u{1}c").unwrap();
-        let (from, to) = (BucketDir::new(&bucket, "x/y"), BucketDir::new(&other, "z"));
         vec![
             Intent::Boot(BootId::new("7a-b")),
             Intent::Boot(None),
@@ -287,8 +261,8 @@ mod tests {
             },
             Intent::Dir(BucketDir::new(&bucket, "x/y")),
             Intent::Dir(BucketDir::new(&bucket, "")),
-            Intent::Bucket(bucket),
-            Intent::Move { from, to },
+            Intent::Bucket(bucket.clone()),
+            Intent::Rows(bucket),
         ]
     }
 

@@ -63,6 +63,12 @@ impl Inner<OsDisk> {
     ) -> FileResult<()> {
         let (from_place, to_place) = (below(from)?, below(to)?);
         let named = keys_of(&from_place, &to_place);
+        let looked = End::look(&self.tree.disk, below(from)?)?;
+        if looked.has(is_dir) {
+            // The turn is not to wait for it.
+            self.rows_may_move(&from_place.bucket)?;
+            self.rows_may_move(&to_place.bucket)?;
+        }
         self.change_names(&named, |turn| {
             let disk = &self.tree.disk;
             let from = End::look(disk, below(from)?)?;
@@ -185,6 +191,13 @@ impl Inner<OsDisk> {
         from: &End<'_>,
         to: &End<'_>,
     ) -> FileResult<()> {
+        let moves_trees = [from, to]
+            .iter()
+            .any(|end| end.has(is_dir) || end.has(is_symlink));
+        if moves_trees {
+            self.rows_may_move(&from.place.bucket)?;
+            self.rows_may_move(&to.place.bucket)?;
+        }
         let kept = (self.keep_end(from), self.keep_end(to));
         let moved = rename(from, to, RenameMode::Exchange);
         let now = (
@@ -207,7 +220,7 @@ impl Inner<OsDisk> {
                 self.reconcile_or_warn(at);
             }
         }
-        if from.has(is_dir) || to.has(is_dir) || from.has(is_symlink) || to.has(is_symlink) {
+        if moves_trees {
             // Two trees have changed places: what is below either is looked up until the scan
             // has been there.
             for (place, _, _) in &ends {

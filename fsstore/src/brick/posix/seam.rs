@@ -5,7 +5,6 @@ use super::super::disk::Disk;
 use super::super::osdisk::OsDisk;
 use super::place::Below;
 use crate::files::FileResult;
-use crate::name::BucketName;
 use crate::object::Locator;
 
 impl Inner<OsDisk> {
@@ -16,15 +15,12 @@ impl Inner<OsDisk> {
         to: &Below<'_>,
         rename: impl FnOnce() -> FileResult<()>,
     ) -> FileResult<()> {
-        self.forget_rows_are_whole(&from.bucket);
-        self.forget_rows_are_whole(&to.bucket);
-        rename()
-    }
-
-    pub(super) fn forget_rows_are_whole(&self, bucket: &BucketName) {
-        if self.index.is_complete(bucket) {
-            self.index.set_complete(bucket, false);
-        }
+        let (old, new) = (from.marker(), to.marker());
+        self.move_dir(
+            (&from.bucket, old.as_ref().map(|at| &at.key)),
+            (&to.bucket, new.as_ref().map(|at| &at.key)),
+            rename,
+        )
     }
 
     /// Whether a symbolic link at a key leads to a directory of the volume.

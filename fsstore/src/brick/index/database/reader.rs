@@ -1,13 +1,13 @@
 //! What is asked of the database.
 
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, Sqlite};
 
 use super::super::Totals;
 use super::super::overlay::BucketId;
 use super::super::range::{KeyRange, Rolling};
 use super::super::row::Row;
-use super::Database;
+use super::{Database, moved_through};
 use crate::error::Result;
 
 /// After every key: no UTF-8 has this byte.
@@ -91,14 +91,17 @@ impl Database {
 
     /// What stands at a key.
     pub async fn get(&self, bucket: BucketId, key: &[u8]) -> Result<Option<Row>> {
-        let row = sqlx::query("SELECT key, value FROM entry WHERE bucket_id = ? AND key = ?")
-            .bind(bucket)
-            .bind(key)
-            .fetch_optional(&self.readers)
-            .await
-            .and_then(|row| row.as_ref().map(stored).transpose());
-        let row = self.settle(row).await?;
+        let row = self.settle(one(&self.readers, bucket, key).await).await?;
         row.map(|stored| Row::decode(&stored.value)).transpose()
+    }
+
+    /// One state of the database, to be asked several things.
+    pub async fn snapshot(&self) -> Result<Snapshot<'_>> {
+        let transaction = self.settle(self.readers.begin().await).await?;
+        Ok(Snapshot {
+            database: self,
+            transaction,
+        })
     }
 
     /// The first `limit` rows that need hashing, after a bucket and key.
@@ -141,6 +144,40 @@ impl Database {
             bytes: bytes.try_into().unwrap_or(0),
         })
     }
+}
+
+/// See [`Database::snapshot`].
+pub(in super::super) struct Snapshot<'a> {
+    database: &'a Database,
+    transaction: sqlx::Transaction<'a, Sqlite>,
+}
+
+impl Snapshot<'_> {
+    /// Which moves of directories it has.
+    pub async fn moved_through(&mut self) -> Result<u64> {
+        let through = moved_through(&mut self.transaction).await;
+        self.database.settle(through).await
+    }
+
+    /// What stands at a key.
+    pub async fn get(&mut self, bucket: BucketId, key: &[u8]) -> Result<Option<Row>> {
+        let row = one(&mut *self.transaction, bucket, key).await;
+        let row = self.database.settle(row).await?;
+        row.map(|stored| Row::decode(&stored.value)).transpose()
+    }
+}
+
+async fn one<'e>(
+    executor: impl sqlx::Executor<'e, Database = Sqlite>,
+    bucket: BucketId,
+    key: &[u8],
+) -> sqlx::Result<Option<Stored>> {
+    let row = sqlx::query("SELECT key, value FROM entry WHERE bucket_id = ? AND key = ?")
+        .bind(bucket)
+        .bind(key)
+        .fetch_optional(executor)
+        .await?;
+    row.as_ref().map(stored).transpose()
 }
 
 fn end_of(range: &KeyRange) -> &[u8] {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
 
+use super::super::moves::{Move, Prefix};
 use super::super::overlay::{BucketId, BucketState, Generation, Key, Pending};
 use super::super::row::Row;
+use super::MOVED;
 
 /// Rows written by one statement.
 const WRITE_CHUNK: usize = 128;
@@ -28,6 +30,12 @@ impl Writer {
         for (&id, state) in &generation.buckets {
             write_bucket(&mut transaction, id, state).await?;
         }
+        for it in &generation.moves {
+            move_rows(&mut transaction, it).await?;
+        }
+        if !generation.moves.is_empty() {
+            say_moved_through(&mut transaction, generation.moved_through).await?;
+        }
         for (&id, rows) in &generation.rows {
             let mut delta = Delta::default();
             let mut rows = rows.iter();
@@ -38,12 +46,7 @@ impl Writer {
                 }
                 delta.add(write_rows(&mut transaction, id, &chunk).await?);
             }
-            sqlx::query("UPDATE bucket SET objects = objects + ?, bytes = bytes + ? WHERE id = ?")
-                .bind(delta.objects)
-                .bind(delta.bytes)
-                .bind(id)
-                .execute(&mut *transaction)
-                .await?;
+            count(&mut transaction, id, &delta).await?;
         }
         transaction.commit().await?;
         for (&id, state) in &generation.buckets {
@@ -197,6 +200,127 @@ async fn write_rows(
         query.execute(&mut **transaction).await?;
     }
     Ok(delta)
+}
+
+async fn count(
+    transaction: &mut Transaction<'_, Sqlite>,
+    bucket: BucketId,
+    delta: &Delta,
+) -> sqlx::Result<()> {
+    sqlx::query("UPDATE bucket SET objects = objects + ?, bytes = bytes + ? WHERE id = ?")
+        .bind(delta.objects)
+        .bind(delta.bytes)
+        .bind(bucket)
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
+
+async fn say_moved_through(
+    transaction: &mut Transaction<'_, Sqlite>,
+    through: u64,
+) -> sqlx::Result<()> {
+    sqlx::query(MOVED).execute(&mut **transaction).await?;
+    sqlx::query("INSERT OR REPLACE INTO moved (id, through) VALUES (0, ?)")
+        .bind(i64::try_from(through).unwrap_or(i64::MAX))
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
+
+/// Rows of keys that stand at their path: the first byte of a row is its flags.
+const PLAIN: &str = "bucket_id = ? AND key >= ? AND key < ? AND substr(value, 1, 1) < x'04'";
+
+/// Moves the rows of a directory. Rows of what it replaced are taken away, and of what has no
+/// key there.
+async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx::Result<()> {
+    for (&id, keys) in &it.outdated {
+        let mut keys = keys.iter().map(|key| (key, &None));
+        loop {
+            let chunk: Vec<_> = keys.by_ref().take(WRITE_CHUNK).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            let delta = write_rows(transaction, id, &chunk).await?;
+            count(transaction, id, &delta).await?;
+        }
+    }
+    let max_len_bytes = it.max_key_len_bytes();
+    delete_plain(transaction, &it.to, 0).await?;
+    delete_plain(transaction, &it.from, max_len_bytes).await?;
+    let moved = match it.from.bucket == it.to.bucket {
+        true => Delta::default(),
+        false => count_plain(transaction, &it.from, 0).await?,
+    };
+    let sql = format!(
+        "UPDATE entry SET bucket_id = ?, key = CAST(? || substr(key, ?) AS BLOB) WHERE {PLAIN}"
+    );
+    within(
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(it.to.bucket)
+            .bind(&it.to.bytes)
+            .bind(as_i64(it.from.bytes.len() + 1)),
+        &it.from,
+    )
+    .execute(&mut **transaction)
+    .await?;
+    let away = Delta {
+        objects: -moved.objects,
+        bytes: -moved.bytes,
+    };
+    count(transaction, it.from.bucket, &away).await?;
+    count(transaction, it.to.bucket, &moved).await
+}
+
+/// Deletes plain rows below a prefix whose keys are longer than so many bytes.
+async fn delete_plain(
+    transaction: &mut Transaction<'_, Sqlite>,
+    prefix: &Prefix,
+    longer_than_bytes: usize,
+) -> sqlx::Result<()> {
+    let gone = count_plain(transaction, prefix, longer_than_bytes).await?;
+    if gone.objects == 0 {
+        return Ok(());
+    }
+    let sql = format!("DELETE FROM entry WHERE {PLAIN} AND length(key) > ?");
+    within(sqlx::query(AssertSqlSafe(sql)), prefix)
+        .bind(as_i64(longer_than_bytes))
+        .execute(&mut **transaction)
+        .await?;
+    let delta = Delta {
+        objects: -gone.objects,
+        bytes: -gone.bytes,
+    };
+    count(transaction, prefix.bucket, &delta).await
+}
+
+async fn count_plain(
+    transaction: &mut Transaction<'_, Sqlite>,
+    prefix: &Prefix,
+    longer_than_bytes: usize,
+) -> sqlx::Result<Delta> {
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(len_bytes), 0) FROM entry WHERE {PLAIN} AND length(key) > ?"
+    );
+    let row = within(sqlx::query(AssertSqlSafe(sql)), prefix)
+        .bind(as_i64(longer_than_bytes))
+        .fetch_one(&mut **transaction)
+        .await?;
+    Ok(Delta {
+        objects: row.try_get(0)?,
+        bytes: row.try_get(1)?,
+    })
+}
+
+fn within<'q>(query: Query<'q>, prefix: &'q Prefix) -> Query<'q> {
+    query
+        .bind(prefix.bucket)
+        .bind(&prefix.bytes)
+        .bind(prefix.end())
+}
+
+fn as_i64(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;

@@ -1,0 +1,399 @@
+//! Directories that moved: all keys below one prefix are below another, as one step.
+//!
+//! 1. [`super::Index::moving`] holds back whoever lists the buckets, so that nobody lists
+//!    between the disk's step and ours;
+//! 2. [`super::Index::move_prefix`] gives what is pending below the one its place below the
+//!    other, and notes the move in the generation: in its transaction one statement moves the
+//!    rows of the database, before the generation's own rows are written;
+//! 3. whoever lists a bucket waits for its moves to be in the database. [`super::Index::get`]
+//!    does not wait: it looks where the row may be before the move as well.
+//!
+//! Escaped keys do not stand in the directory and stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::database::Database;
+use super::overlay::{BucketId, Generation, Key, Overlay, Pending};
+use super::range::{KeyRange, end_of_prefix};
+use super::row::Row;
+use super::{Applied, Shared};
+use crate::error::Result;
+use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
+
+/// Rows below `from` are below `to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Move {
+    pub from: Prefix,
+    pub to: Prefix,
+    /// Keys below either that changed before the move and after what the database has: their
+    /// rows there are to be taken away before it.
+    pub outdated: BTreeMap<BucketId, BTreeSet<Key>>,
+}
+
+/// All keys of a bucket that begin with some bytes, which end in a slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Prefix {
+    pub bucket: BucketId,
+    pub bytes: Vec<u8>,
+}
+
+impl Prefix {
+    fn new(bucket: BucketId, text: &str) -> Self {
+        Self {
+            bucket,
+            bytes: text.as_bytes().to_vec(),
+        }
+    }
+
+    /// First bytes beyond all of its keys.
+    pub fn end(&self) -> Vec<u8> {
+        end_of_prefix(&self.bytes).expect("a slash has a successor")
+    }
+
+    fn rest_of<'k>(&self, bucket: BucketId, key: &'k [u8]) -> Option<&'k [u8]> {
+        let rest = key.strip_prefix(&self.bytes[..])?;
+        (bucket == self.bucket).then_some(rest)
+    }
+
+    fn with(&self, rest: &[u8]) -> Vec<u8> {
+        [&self.bytes[..], rest].concat()
+    }
+
+    fn range(&self) -> KeyRange {
+        KeyRange {
+            from: self.bytes.clone(),
+            to: Some(self.end()),
+        }
+    }
+}
+
+impl Move {
+    /// Longest key below `from` that is one below `to`, in bytes.
+    pub fn max_key_len_bytes(&self) -> usize {
+        (MAX_KEY_LEN_BYTES + self.from.bytes.len()).saturating_sub(self.to.bytes.len())
+    }
+
+    fn touches(&self, bucket: BucketId) -> bool {
+        self.from.bucket == bucket || self.to.bucket == bucket
+    }
+
+    /// Gives what is pending its new place.
+    fn rename_pending(&mut self, generation: &mut Generation) {
+        let stood = generation.take_range(self.to.bucket, &self.to.range());
+        let moving = generation.take_range(self.from.bucket, &self.from.range());
+        for (key, pending) in stood {
+            if let Some(row) = pending.filter(|row| row.flags.escaped) {
+                generation.put(self.to.bucket, Key::clone(&key), Some(row));
+            }
+            self.outdated.entry(self.to.bucket).or_default().insert(key);
+        }
+        for (key, pending) in moving {
+            let new = || Key::from(self.to.with(&key[self.from.bytes.len()..]));
+            match pending {
+                Some(row) if row.flags.escaped => {
+                    generation.put(self.from.bucket, Key::clone(&key), Some(row));
+                }
+                Some(row) if key.len() <= self.max_key_len_bytes() => {
+                    generation.put(self.to.bucket, new(), Some(row));
+                }
+                Some(_) | None => {}
+            }
+            self.outdated
+                .entry(self.from.bucket)
+                .or_default()
+                .insert(key);
+        }
+    }
+
+    fn is_outdated(&self, bucket: BucketId, key: &[u8]) -> bool {
+        let keys = self.outdated.get(&bucket);
+        keys.is_some_and(|keys| keys.contains(key))
+    }
+}
+
+/// Where the row of a key may be before some moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trace {
+    pub bucket: BucketId,
+    pub key: Vec<u8>,
+    /// Whether only an escaped row, or one that is not, is the key's.
+    escaped: Option<bool>,
+}
+
+impl Trace {
+    fn fits(&self, row: &Row) -> bool {
+        self.escaped.is_none_or(|it| it == row.flags.escaped)
+    }
+
+    /// Where it may be before one more move.
+    fn back(self, over: &Move) -> impl Iterator<Item = Self> {
+        let below_to = over.to.rest_of(self.bucket, &self.key);
+        let below_from = over.from.rest_of(self.bucket, &self.key).is_some();
+        let moved = below_to.map(|rest| Self {
+            bucket: over.from.bucket,
+            key: over.from.with(rest),
+            escaped: Some(false),
+        });
+        let escaped = match below_to.is_some() || below_from {
+            true => Some(true),
+            false => self.escaped,
+        };
+        let (is_plain, is_escaped) = (self.escaped == Some(false), self.escaped == Some(true));
+        let stood = Self { escaped, ..self };
+        let moved = moved.filter(|_| !is_escaped);
+        let stood = Some(stood).filter(|it| !(is_plain && it.escaped == Some(true)));
+        let before = moved.into_iter().chain(stood);
+        before.filter(|it| !over.is_outdated(it.bucket, &it.key))
+    }
+}
+
+/// Never more than two: one if it is escaped, one if it is not.
+fn back_over(moves: &[Move], mut traces: Vec<Trace>) -> Vec<Trace> {
+    for over in moves.iter().rev() {
+        traces = traces.into_iter().flat_map(|it| it.back(over)).collect();
+    }
+    traces
+}
+
+/// Where the row of a key is.
+enum Place {
+    Known(Pending),
+    /// At the key, in the database, if anywhere.
+    Here(BucketId),
+    Moving(Stored),
+}
+
+/// Where it is in the database, if anywhere: by what the database says that it has.
+struct Stored {
+    states: Vec<State>,
+}
+
+struct State {
+    /// Which moves it has then.
+    moved_through: u64,
+    traces: Vec<Trace>,
+}
+
+/// Moves under way and made, of one bucket.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// How many are under way on the disk.
+    now: usize,
+    /// How many there ever were.
+    begun: u64,
+}
+
+impl Overlay {
+    pub fn move_prefix(&mut self, from: (&BucketName, &str), to: (&BucketName, &str)) -> Applied {
+        let from_is_whole = self.is_complete(from.0);
+        let from_id = self.ensure_bucket(from.0, false);
+        let to_id = self.ensure_bucket(to.0, false);
+        if !from_is_whole && self.is_complete(to.0) {
+            self.set_complete(to.0, false);
+        }
+        if !from_is_whole {
+            // A scan under way may have been where they are now, and not where they were.
+            self.doubt(to.0);
+        }
+        let mut moved = Move {
+            from: Prefix::new(from_id, from.1),
+            to: Prefix::new(to_id, to.1),
+            outdated: BTreeMap::new(),
+        };
+        moved.rename_pending(&mut self.active);
+        self.active.push_move(moved);
+        self.sealed()
+    }
+
+    /// Whether moves of a bucket are not in the database yet.
+    fn has_moves(&self, bucket: BucketId) -> bool {
+        let flushing = self.flushing.iter().flat_map(|old| &old.moves);
+        let mut moves = self.active.moves.iter().chain(flushing);
+        moves.any(|it| it.touches(bucket))
+    }
+
+    fn has_any_moves(&self) -> bool {
+        let flushing = self.flushing.as_ref();
+        !self.active.moves.is_empty() || flushing.is_some_and(|old| !old.moves.is_empty())
+    }
+
+    fn locate(&self, bucket: BucketId, key: &[u8]) -> Place {
+        if let Some(pending) = self.active.at(bucket, key) {
+            return Place::Known(pending.clone());
+        }
+        let (key, escaped) = (key.to_vec(), None);
+        let here = Trace {
+            bucket,
+            key,
+            escaped,
+        };
+        let mut traces = back_over(&self.active.moves, vec![here]);
+        let state = |moved_through, traces| State {
+            moved_through,
+            traces,
+        };
+        let Some(flushing) = &self.flushing else {
+            let states = vec![state(self.moved_through, traces)];
+            return Place::Moving(Stored { states });
+        };
+        let mut found = None;
+        traces.retain(|trace| match flushing.at(trace.bucket, &trace.key) {
+            Some(Some(row)) if trace.fits(row) => {
+                found.get_or_insert_with(|| row.clone());
+                false
+            }
+            Some(_) => false,
+            None => true,
+        });
+        if found.is_some() {
+            return Place::Known(found);
+        }
+        let before = back_over(&flushing.moves, traces.clone());
+        let mut states = vec![state(self.moved_through, before)];
+        if !flushing.moves.is_empty() {
+            // Its transaction may be committed by now.
+            states.push(state(flushing.moved_through, traces));
+        }
+        Place::Moving(Stored { states })
+    }
+
+    pub fn begin_move(&mut self, bucket: &BucketName) {
+        let moves = self.moving.entry(bucket.clone()).or_default();
+        moves.now += 1;
+        moves.begun += 1;
+    }
+
+    pub fn end_move(&mut self, bucket: &BucketName) {
+        if let Some(moves) = self.moving.get_mut(bucket) {
+            moves.now -= 1;
+        }
+    }
+
+    pub fn moves_begun(&self, bucket: &BucketName) -> u64 {
+        self.moving.get(bucket).map_or(0, |moves| moves.begun)
+    }
+
+    fn is_moving(&self, bucket: &BucketName) -> bool {
+        self.moving.get(bucket).is_some_and(|moves| moves.now > 0)
+    }
+
+    /// The transaction of a generation failed; should its moves have been made all the same,
+    /// making them again could move rows that came since.
+    pub fn doubt_moves(&mut self, generation: &Generation) {
+        for (id, name) in self.names() {
+            if generation.moves.iter().any(|it| it.touches(id)) && self.is_complete(&name) {
+                self.set_complete(&name, false);
+            }
+        }
+    }
+}
+
+/// Directories of two buckets are being moved: nobody lists either until this is dropped.
+#[derive(Debug)]
+pub struct Moving<'a> {
+    shared: &'a Shared,
+    buckets: [BucketName; 2],
+}
+
+impl<'a> Moving<'a> {
+    pub(super) fn begin(shared: &'a Shared, buckets: [BucketName; 2]) -> Self {
+        let mut overlay = shared.overlay();
+        buckets.iter().for_each(|name| overlay.begin_move(name));
+        drop(overlay);
+        Self { shared, buckets }
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        let mut overlay = self.shared.overlay();
+        self.buckets.iter().for_each(|name| overlay.end_move(name));
+        drop(overlay);
+        self.shared.moved.notify_waiters();
+    }
+}
+
+impl Shared {
+    pub(super) async fn get(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<Row>> {
+        let bytes = key.as_str().as_bytes();
+        loop {
+            let stored = match self.place_of(bucket, bytes) {
+                Place::Known(row) => return Ok(row.map(Arc::unwrap_or_clone)),
+                Place::Here(id) => return self.database.get(id, bytes).await,
+                Place::Moving(stored) => stored,
+            };
+            if let Some(found) = stored.get(&self.database).await? {
+                return Ok(found);
+            }
+            // What was pending is in the database, and soon said to be.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn place_of(&self, bucket: &BucketName, key: &[u8]) -> Place {
+        let overlay = self.overlay();
+        let Some(id) = overlay.bucket_id(bucket) else {
+            return Place::Known(None);
+        };
+        if overlay.has_any_moves() {
+            return overlay.locate(id, key);
+        }
+        match overlay.pending(id, key) {
+            Some(pending) => Place::Known(pending),
+            None => Place::Here(id),
+        }
+    }
+
+    /// Waits until what is to be listed of a bucket is in one place.
+    pub(super) async fn settle_moves(&self, bucket: &BucketName) -> Result<()> {
+        loop {
+            let has_moves = {
+                let overlay = self.overlay();
+                let id = overlay.bucket_id(bucket);
+                id.is_some_and(|id| overlay.has_moves(id))
+            };
+            if !has_moves {
+                return Ok(());
+            }
+            self.flush().await?;
+        }
+    }
+
+    /// Waits until no directory of a bucket is being moved, and none that was is missed. Gives
+    /// how many there were.
+    pub(super) async fn still(&self, bucket: &BucketName) -> Result<u64> {
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            let (is_moving, begun) = {
+                let overlay = self.overlay();
+                (overlay.is_moving(bucket), overlay.moves_begun(bucket))
+            };
+            if !is_moving {
+                self.settle_moves(bucket).await?;
+                return Ok(begun);
+            }
+            moved.await;
+        }
+    }
+}
+
+impl Stored {
+    /// None where the database has come to another state.
+    async fn get(self, database: &Database) -> Result<Option<Option<Row>>> {
+        let mut snapshot = database.snapshot().await?;
+        let moved_through = snapshot.moved_through().await?;
+        let mut states = self.states.into_iter();
+        let Some(state) = states.find(|it| it.moved_through == moved_through) else {
+            return Ok(None);
+        };
+        for trace in state.traces {
+            match snapshot.get(trace.bucket, &trace.key).await? {
+                Some(row) if trace.fits(&row) => return Ok(Some(Some(row))),
+                _ => {}
+            }
+        }
+        Ok(Some(None))
+    }
+}
