@@ -49,6 +49,9 @@ pub struct Config {
     /// Where the tree, or a bucket of it, is mounted by the server: MOUNTPOINT or
     /// MOUNTPOINT:BUCKET.
     pub mount: Vec<String>,
+    /// Whether the kernel is asked to tell of such changes, which makes looks at the whole tree
+    /// rare.
+    pub watch: bool,
     /// Keys of the first user.
     pub root: RootConfig,
     /// Logs.
@@ -74,6 +77,7 @@ impl Default for Config {
             hash: HashPolicy::Background,
             scan_interval: Duration::from_secs(1),
             mount: Vec::new(),
+            watch: true,
             root: RootConfig::default(),
             log: LogConfig::default(),
             tls: TlsConfig::default(),

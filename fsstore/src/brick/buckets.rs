@@ -152,6 +152,11 @@ impl Buckets {
         })
     }
 
+    /// Looks again before it says anything more of a bucket.
+    pub fn forget(&self, name: &BucketName) {
+        self.has_changed(name);
+    }
+
     fn has_changed(&self, name: &BucketName) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.known.remove(name);

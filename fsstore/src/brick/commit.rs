@@ -258,6 +258,11 @@ impl<D: Disk> Committer<D> {
         self.shared.watchers.add(watcher);
     }
 
+    /// Whether anyone watches.
+    pub fn is_watched(&self) -> bool {
+        self.shared.watchers.any()
+    }
+
     /// Tells those who watch, on this thread, which must serve no mount.
     pub fn tell(&self, notices: &[Notice]) {
         self.shared.watchers.tell(notices);

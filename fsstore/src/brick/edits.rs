@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quick_cache::sync::Cache;
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 
@@ -25,8 +26,10 @@ use crate::name::ETag;
 use crate::object::Locator;
 use crate::volume::Durability;
 
+/// Most edits that ended and are still known.
+const MAX_ENDED: usize = 16_384;
+
 /// See the module.
-#[derive(Default)]
 pub struct Edits {
     /// How many files there are, so that nobody locks anything where there is none.
     count: AtomicUsize,
@@ -35,6 +38,20 @@ pub struct Edits {
     /// How many tags were made up for listings, and what makes them another start's.
     listed: AtomicU64,
     seed: RandomState,
+    /// The ctime at the end of edits of late: what the kernel tells of them comes afterwards.
+    ended: Cache<u64, i64>,
+}
+
+impl Default for Edits {
+    fn default() -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            files: Mutex::default(),
+            listed: AtomicU64::new(0),
+            seed: RandomState::new(),
+            ended: Cache::new(MAX_ENDED),
+        }
+    }
 }
 
 struct Editing {
@@ -68,6 +85,11 @@ impl Edits {
         let mut hasher = self.seed.build_hasher();
         (ino, count).hash(&mut hasher);
         ETag::provisional(hasher.finish())
+    }
+
+    /// Whether a file is open for writing, or is as the last edit of it left it.
+    pub fn account_for(&self, facts: &FileFacts) -> bool {
+        self.has(facts.ino) || self.ended.get(&facts.ino) == Some(facts.ctime_ns)
     }
 
     fn is_logged(&self, ino: u64) -> bool {
@@ -250,6 +272,7 @@ impl<D: Disk> Inner<D> {
                 return Vec::new();
             }
         };
+        self.edits.ended.insert(ino, facts.ctime_ns);
         if facts.link_count == 0 {
             self.stamps.forget(ino);
             return Vec::new();

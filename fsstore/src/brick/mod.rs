@@ -12,6 +12,7 @@
 
 mod acl;
 pub mod attrs;
+mod bell;
 pub mod buckets;
 pub mod commit;
 pub mod disk;
@@ -42,6 +43,7 @@ pub mod upload;
 pub mod uploads;
 pub mod volume;
 pub mod walk;
+pub mod watch;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -51,8 +53,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::sync::watch::{Receiver, Sender};
 
+use self::bell::Bell;
 use self::buckets::Buckets;
 pub use self::buckets::DurabilityRules;
 use self::commit::{Committer, Terms};
@@ -65,6 +69,7 @@ use self::look::{Stamps, Unrecordable};
 use self::osdisk::OsDisk;
 use self::tree::Tree;
 use self::uploads::Uploads;
+use self::watch::{Source, Watching};
 use crate::clock::Clock;
 use crate::error::{Result, StoreError};
 use crate::keypath::RESERVED;
@@ -102,8 +107,11 @@ pub struct BrickOptions {
     /// When files made without a door get a digest.
     pub hash: HashPolicy,
     /// Shortest pause between two looks at the whole tree; a large tree is looked at less
-    /// often, so that looking takes a twentieth of the time at most.
+    /// often, so that looking takes a twentieth of the time at most. Where the kernel tells of
+    /// changes, ten minutes are the shortest.
     pub scan_interval: Duration,
+    /// Whether the kernel is asked to tell of changes.
+    pub watch: bool,
     /// The time of day.
     pub clock: Clock,
     /// The host's boot; none where it is not known, then a power cut is assumed.
@@ -118,6 +126,7 @@ impl BrickOptions {
             durability: DurabilityRules::default(),
             hash: HashPolicy::default(),
             scan_interval: Duration::from_secs(1),
+            watch: true,
             clock: Clock::system(),
             boot: BootId::of_host(),
         }
@@ -149,7 +158,9 @@ pub struct Inner<D: Disk> {
     options: BrickOptions,
     runtime: Handle,
     suspects: mpsc::Sender<Suspect>,
-    progress: watch::Sender<RebuildProgress>,
+    progress: Sender<RebuildProgress>,
+    bell: Bell,
+    watching: Watching,
     stopping: AtomicBool,
 }
 
@@ -179,7 +190,35 @@ impl Brick<OsDisk> {
             );
         }
         let index_dir = options.root.join(RESERVED).join("index");
-        Self::open_on(Arc::new(disk), options, &index_dir).await
+        let source = told_of_changes(&disk, &options);
+        let brick = Self::open_on(Arc::new(disk), options, &index_dir).await?;
+        if let Some(source) = source {
+            watch::start(&brick.inner, source)
+                .map_err(|e| StoreError::from_io("start the watch", e))?;
+        }
+        Ok(brick)
+    }
+}
+
+/// Asks the kernel to tell of changes behind our back, before anything is looked at. The log says
+/// whether it does.
+fn told_of_changes(disk: &OsDisk, options: &BrickOptions) -> Option<Source> {
+    if !options.watch {
+        return None;
+    }
+    match Source::open(&disk.root()) {
+        Ok(source) => {
+            tracing::info!("the kernel tells of changes made behind portico's back");
+            Some(source)
+        }
+        Err(e) => {
+            let every = options.scan_interval;
+            tracing::info!(
+                ?every,
+                "changes made behind portico's back are looked for by scans: the kernel tells of none ({e})"
+            );
+            None
+        }
     }
 }
 
@@ -228,7 +267,9 @@ impl<D: Disk> Brick<D> {
             options,
             runtime: Handle::current(),
             suspects,
-            progress: watch::channel(RebuildProgress::default()).0,
+            progress: Sender::new(RebuildProgress::default()),
+            bell: Bell::default(),
+            watching: Watching::default(),
             stopping: AtomicBool::new(false),
         });
         let recovering = Arc::clone(&inner);
@@ -269,13 +310,15 @@ impl<D: Disk> Brick<D> {
     }
 
     /// How far the index has been built.
-    pub fn progress(&self) -> watch::Receiver<RebuildProgress> {
+    pub fn progress(&self) -> Receiver<RebuildProgress> {
         self.inner.progress.subscribe()
     }
 
     /// Finishes what was begun and makes the index durable. Later calls answer Stopping.
     pub async fn close(&self) -> Result<()> {
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.bell.end();
+        self.inner.watching.stop();
         let inner = Arc::clone(&self.inner);
         sink::off_thread(move || inner.committer.close()).await?;
         self.inner.drop_closed_segments().await

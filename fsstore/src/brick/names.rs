@@ -165,6 +165,11 @@ impl<D: Disk> Inner<D> {
         self.committer.watch(watcher);
     }
 
+    /// Whether anyone watches.
+    pub fn is_watched(&self) -> bool {
+        self.committer.is_watched()
+    }
+
     /// Tells those who watch of what was changed behind our back, on this thread, which must
     /// serve no mount and hold no turn.
     pub fn tell(&self, notices: &[Notice]) {

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Inner;
 use super::commit::Terms;
 use super::disk::{Disk, FileFacts};
 use super::index::{Change, KeyRange, MAX_FETCH_ROWS, Row};
-use super::walk::{Step, walk};
+use super::walk::{Step, walk, walk_below};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
@@ -21,12 +22,12 @@ const BATCH_KEYS: usize = 512;
 const REST_FACTOR: u32 = 20;
 /// Most times a bucket is scanned in a row.
 const MAX_ROUNDS: usize = 4;
-/// How often a sleeping scanner looks whether it is to stop.
-const NAP: Duration = Duration::from_millis(200);
+/// Pause between two scans where the kernel tells of changes: they are but a net.
+const NET_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Starts the scanner: a thread that ends when the brick is closed or dropped.
 pub fn start<D: Disk>(inner: &Arc<Inner<D>>) {
-    let weak = Arc::downgrade(inner);
+    let (weak, bell) = (Arc::downgrade(inner), inner.bell.listener());
     let spawned = std::thread::Builder::new()
         .name("scan".to_owned())
         .spawn(move || {
@@ -41,20 +42,32 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>) {
                 {
                     tracing::warn!("the tree could not be compared with the index: {e}");
                 }
-                let rest = (began.elapsed() * REST_FACTOR).max(inner.options.scan_interval);
+                let rest = (began.elapsed() * REST_FACTOR).max(inner.scan_interval());
                 drop(inner);
-                let until = Instant::now() + rest;
-                while Instant::now() < until {
-                    std::thread::sleep(NAP.min(rest));
-                    match weak.upgrade() {
-                        Some(inner) if !inner.is_stopping() => {}
-                        _ => return,
-                    }
+                if !bell.wait(rest) {
+                    return;
                 }
             }
         });
     if let Err(e) = spawned {
         tracing::error!("the scanner could not be started: {e}");
+    }
+}
+
+/// Keys of the tree that wait to be compared.
+struct Batch {
+    /// In order, with their files' facts.
+    met: Vec<(ObjectKey, Option<FileFacts>)>,
+    /// What was not compared yet.
+    rest: KeyRange,
+}
+
+impl Batch {
+    fn new(within: &KeyRange) -> Self {
+        Self {
+            met: Vec::with_capacity(BATCH_KEYS),
+            rest: within.clone(),
+        }
     }
 }
 
@@ -84,7 +97,21 @@ impl<D: Disk> Inner<D> {
         })
     }
 
+    /// The shortest pause between two scans.
+    fn scan_interval(&self) -> Duration {
+        let asked = self.options.scan_interval;
+        // Behind a symbolic link names change under another path than is told.
+        let is_told =
+            self.watching.sees_all() && !self.tree.has_linked_dirs.load(Ordering::Acquire);
+        if is_told {
+            asked.max(NET_INTERVAL)
+        } else {
+            asked
+        }
+    }
+
     fn scan_all(self: &Arc<Self>) -> Result<()> {
+        self.tree.has_linked_dirs.store(false, Ordering::Release);
         let mut standing = BTreeSet::new();
         let mut after: Option<String> = None;
         let mut objects = 0;
@@ -124,6 +151,34 @@ impl<D: Disk> Inner<D> {
         Ok(())
     }
 
+    /// Compares one bucket with the index, apart from the scans of all.
+    pub(super) fn scan_one(self: &Arc<Self>, bucket: &BucketName) -> Result<()> {
+        let done_before = self.progress.borrow().done;
+        let scanned = self.scan_bucket(bucket, &mut 0);
+        self.progress.send_modify(|progress| {
+            progress.bucket = None;
+            progress.done |= done_before;
+        });
+        scanned
+    }
+
+    /// Compares what stands below a directory of a bucket, which may be gone, with the index.
+    pub(super) fn scan_below(self: &Arc<Self>, bucket: &BucketName, dir: &str) -> Result<()> {
+        let within = KeyRange::prefix(&format!("{dir}/"));
+        let mut batch = Batch::new(&within);
+        walk_below(&self.tree, bucket, dir, &mut |met| {
+            if self.is_stopping() {
+                return Err(StoreError::Stopping);
+            }
+            batch.met.push((met.key, met.facts));
+            if batch.met.len() >= BATCH_KEYS {
+                self.compare(bucket, &mut batch, false)?;
+            }
+            Ok(Step::Next)
+        })?;
+        self.compare(bucket, &mut batch, true)
+    }
+
     fn scan_bucket(self: &Arc<Self>, bucket: &BucketName, objects: &mut u64) -> Result<()> {
         for _ in 0..MAX_ROUNDS {
             if self.scan_once(bucket, objects)? {
@@ -144,19 +199,16 @@ impl<D: Disk> Inner<D> {
                 progress.done = false;
             });
         }
-        let mut batch: Vec<(ObjectKey, Option<FileFacts>)> = Vec::with_capacity(BATCH_KEYS);
-        let mut compared_to: Option<String> = None;
+        let everything = KeyRange::all();
+        let mut batch = Batch::new(&everything);
         walk(&self.tree, bucket, None, &mut |met| {
             if self.is_stopping() {
                 return Err(StoreError::Stopping);
             }
             *objects += 1;
-            batch.push((met.key, met.facts));
-            if batch.len() >= BATCH_KEYS {
-                let last = batch.last().map(|(key, _)| key.as_str().to_owned());
-                self.compare(bucket, compared_to.as_deref(), last.as_deref(), &batch)?;
-                compared_to = last;
-                batch.clear();
+            batch.met.push((met.key, met.facts));
+            if batch.met.len() >= BATCH_KEYS {
+                self.compare(bucket, &mut batch, false)?;
                 if rebuilding {
                     let seen = *objects;
                     self.progress
@@ -165,7 +217,7 @@ impl<D: Disk> Inner<D> {
             }
             Ok(Step::Next)
         })?;
-        self.compare(bucket, compared_to.as_deref(), None, &batch)?;
+        self.compare(bucket, &mut batch, true)?;
         if !rebuilding {
             return Ok(true);
         }
@@ -175,24 +227,24 @@ impl<D: Disk> Inner<D> {
         Ok(self.index.set_complete_unless_doubted(bucket, doubts))
     }
 
-    /// Compares the keys of the tree after `after` up to and with `last` with their rows.
+    /// Compares the keys met since the last time, and all between them, with their rows; to the
+    /// end of the range where these are the last. Empties the batch.
     fn compare(
         self: &Arc<Self>,
         bucket: &BucketName,
-        after: Option<&str>,
-        last: Option<&str>,
-        met: &[(ObjectKey, Option<FileFacts>)],
+        batch: &mut Batch,
+        to_the_end: bool,
     ) -> Result<()> {
         let mut wrong = Vec::new();
-        let mut met = met.iter().peekable();
-        let mut range = KeyRange::all();
-        if let Some(after) = after {
-            range = range.after(after);
-        }
-        if let Some(last) = last {
+        let taken = std::mem::take(&mut batch.met);
+        let last = taken.last().map(|(key, _)| key.as_str());
+        let mut range = batch.rest.clone();
+        if let (Some(last), false) = (last, to_the_end) {
             // The key after `last` in the order of bytes.
             range = range.before(&format!("{last}\0"));
+            batch.rest = batch.rest.clone().after(last);
         }
+        let mut met = taken.iter().peekable();
         let limit = BATCH_KEYS.min(MAX_FETCH_ROWS);
         loop {
             let rows = self

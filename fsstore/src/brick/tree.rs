@@ -7,7 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::disk::{Disk, DiskFile, FileFacts, FileKind};
 use super::records::Records;
@@ -47,6 +47,9 @@ pub struct Tree<D: Disk> {
     /// Records of files and directories.
     pub records: Arc<Records<D>>,
     pub(super) next_name: AtomicU64,
+    /// A walk met a symbolic link to a directory: what changes behind it the kernel tells of
+    /// under another path.
+    pub(super) has_linked_dirs: AtomicBool,
     /// Counts moves to and from shelters, before and after each.
     pub(super) moves: AtomicU64,
 }
@@ -136,6 +139,7 @@ impl<D: Disk> Tree<D> {
             own,
             records: Arc::new(records),
             next_name: AtomicU64::new(0),
+            has_linked_dirs: AtomicBool::new(false),
             moves: AtomicU64::new(0),
         })
     }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 
 use super::disk::{Disk, FileFacts, FileKind};
@@ -60,8 +61,38 @@ pub fn walk<D: Disk>(
         escaped_ended: false,
         visit,
     };
-    if walk.directory(&root)? {
+    if walk.directory(&root, String::new())? {
         walk.escaped_before(None)?;
+    }
+    Ok(())
+}
+
+/// As [`walk`], of the keys that stand below a directory of a bucket; escaped ones stand
+/// elsewhere and are not met. One that is not there has none.
+pub fn walk_below<D: Disk>(
+    tree: &Tree<D>,
+    bucket: &BucketName,
+    dir: &str,
+    visit: &mut dyn FnMut(Met) -> Result<Step>,
+) -> Result<()> {
+    let opened = match tree.disk.open_dir(&tree.root, &format!("{bucket}/{dir}")) {
+        Ok(opened) => opened,
+        Err(e) if is_absent(&e) || is_forbidden(&e) => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    let prefix = format!("{dir}/");
+    let mut walk = Walk {
+        tree,
+        bucket,
+        after: None,
+        past: None,
+        escaped: BTreeMap::new(),
+        escaped_after: None,
+        escaped_ended: true,
+        visit,
+    };
+    if walk.marker_of(&opened, &prefix)? {
+        walk.directory(&opened, prefix)?;
     }
     Ok(())
 }
@@ -130,12 +161,9 @@ fn keep_small<V>(entries: &mut BTreeMap<String, V>, name: String, value: V) -> b
 impl<D: Disk> Walk<'_, D> {
     /// Walks a directory and those below it; false where the visitor said stop. The stack is
     /// a list, since keys may have hundreds of components.
-    fn directory(&mut self, root: &Arc<D::Dir>) -> Result<bool> {
-        let mut levels = vec![Level::<D>::new(
-            Arc::clone(root),
-            self.ino_of(root)?,
-            String::new(),
-        )];
+    fn directory(&mut self, root: &Arc<D::Dir>, prefix: String) -> Result<bool> {
+        let ino = self.ino_of(root)?;
+        let mut levels = vec![Level::<D>::new(Arc::clone(root), ino, prefix)];
         while let Some(level) = levels.last_mut() {
             let Some((name, kind)) = level.names.pop_front() else {
                 if !level.more {
@@ -197,7 +225,10 @@ impl<D: Disk> Walk<'_, D> {
             let mut name = entry.name;
             // A link to a directory inside the volume is a directory.
             let kind = match kind {
-                FileKind::Symlink if disk.open_dir(dir, &name).is_ok() => FileKind::Dir,
+                FileKind::Symlink if disk.open_dir(dir, &name).is_ok() => {
+                    self.tree.has_linked_dirs.store(true, Ordering::Release);
+                    FileKind::Dir
+                }
                 kind => kind,
             };
             match kind {
@@ -250,15 +281,7 @@ impl<D: Disk> Walk<'_, D> {
                 }
                 Err(e) => return Err(failed(e)),
             };
-            if !inside
-                && self.tree.records.load_dir(&below)?.marker.is_some()
-                && let Ok(key) = ObjectKey::parse(&path)
-                && !self.meet(Met {
-                    key,
-                    facts: None,
-                    escaped: false,
-                })?
-            {
+            if !inside && !self.marker_of(&below, &path)? {
                 return Ok(Entered::Stop);
             }
             return Ok(Entered::Below(below, path));
@@ -292,6 +315,20 @@ impl<D: Disk> Walk<'_, D> {
         } else {
             Entered::Stop
         })
+    }
+
+    /// Visits a directory's marker, where it has one; false where the visitor said stop.
+    fn marker_of(&mut self, dir: &D::Dir, path: &str) -> Result<bool> {
+        if self.tree.records.load_dir(dir)?.marker.is_some()
+            && let Ok(key) = ObjectKey::parse(path)
+        {
+            return self.meet(Met {
+                key,
+                facts: None,
+                escaped: false,
+            });
+        }
+        Ok(true)
     }
 
     /// Says that what is below a directory cannot be listed: loudly once, for walks come often.

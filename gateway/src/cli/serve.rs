@@ -60,6 +60,7 @@ pub(super) fn brick_options(layout: &Layout, config: &Config) -> BrickOptions {
             HashPolicy::Never => fsstore::brick::HashPolicy::Never,
         },
         scan_interval: config.scan_interval,
+        watch: config.watch,
         ..BrickOptions::new(layout.volume())
     }
 }

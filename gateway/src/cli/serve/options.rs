@@ -58,6 +58,16 @@ pub(crate) struct ServeArgs {
     )]
     mount: Option<Vec<String>>,
 
+    /// Ask the kernel to tell of such changes, so that the whole tree is seldom looked at
+    /// [default: true]
+    #[arg(
+        long,
+        env = "PORTICO_WATCH",
+        value_name = "BOOL",
+        help_heading = "Data"
+    )]
+    watch: Option<bool>,
+
     /// Access key of the first user, in place of one made at the first start
     #[arg(
         long,
@@ -189,6 +199,7 @@ impl ServeArgs {
             hash,
             scan_interval,
             mount,
+            watch,
             root,
             log,
             tls,
@@ -204,6 +215,7 @@ impl ServeArgs {
         set(hash, self.hash);
         set(scan_interval, self.scan_interval);
         set(mount, self.mount);
+        set(watch, self.watch);
         // A variable set to nothing, as `docker run -e` leaves it, gives no key.
         let is_given = |key: &String| !key.is_empty();
         set_some(&mut root.access_key, self.root_access_key.filter(is_given));
