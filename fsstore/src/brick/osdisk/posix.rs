@@ -329,6 +329,11 @@ pub fn xattr(fd: BorrowedFd<'_>, name: &OsStr) -> FileResult<Vec<u8>> {
     whole(|buffer| fs::getxattr(by_descriptor(fd), name, buffer))
 }
 
+/// As [`xattr`], of a file that is open for reading or writing.
+pub fn xattr_of_open(fd: BorrowedFd<'_>, name: &OsStr) -> FileResult<Vec<u8>> {
+    whole(|buffer| fs::fgetxattr(fd, name, buffer))
+}
+
 /// The names of the extended attributes.
 pub fn xattr_names(fd: BorrowedFd<'_>) -> FileResult<Vec<OsString>> {
     let all = whole(|buffer| fs::listxattr(by_descriptor(fd), buffer))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::Inner;
 use super::super::attrs::Record;
 use super::super::commit::Turn;
-use super::super::disk::FileFacts;
+use super::super::disk::{Disk, FileFacts};
 use super::super::index::Change;
 use super::super::osdisk::posix::{
     Met, add_directory, add_name, add_node, add_symlink, is_dir, is_regular, meet, meet_at,
@@ -168,6 +168,12 @@ impl Inner<OsDisk> {
         if self.leads_to_directory(&at) {
             self.forget_rows_are_whole(&at.bucket);
         }
+    }
+
+    /// Whether a symbolic link at a key leads to a directory of the volume.
+    pub(super) fn leads_to_directory(&self, at: &Locator) -> bool {
+        let path = format!("{}/{}", at.bucket, at.key);
+        self.tree.disk.open_dir(&self.tree.root, &path).is_ok()
     }
 
     fn make_in(

@@ -17,7 +17,7 @@ mod open;
 mod place;
 mod remove;
 mod rename;
-mod seam;
+
 #[cfg(test)]
 mod tests;
 mod xattrs;

@@ -16,6 +16,9 @@ use crate::files::{Errno, FilePath, FileResult, RenameMode};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 
+/// Most rounds with others who put a directory where a file was, or the reverse.
+const MAX_ROUNDS: usize = 16;
+
 /// One end of a rename: a name, and what stands there before it.
 struct End<'p> {
     place: Below<'p>,
@@ -61,33 +64,60 @@ impl Inner<OsDisk> {
         to: &FilePath,
         mode: RenameMode,
     ) -> FileResult<()> {
-        let (from_place, to_place) = (below(from)?, below(to)?);
-        let named = keys_of(&from_place, &to_place);
-        let looked = End::look(&self.tree.disk, below(from)?)?;
-        if looked.has(is_dir) {
-            // The turn is not to wait for it.
-            self.rows_may_move(&from_place.bucket)?;
-            self.rows_may_move(&to_place.bucket)?;
-        }
-        self.change_names(&named, |turn| {
-            let disk = &self.tree.disk;
-            let from = End::look(disk, below(from)?)?;
-            let to = End::look(disk, below(to)?)?;
-            let Some(moving) = from.met else {
-                return Err(Errno::NOENT);
-            };
-            // Two names of one file: nothing is done. Source: rename(2).
-            let same = to.met.is_some_and(|met| met.attr.ino == moving.attr.ino);
-            if same && mode != RenameMode::NoReplace {
+        for _ in 0..MAX_ROUNDS {
+            let (source, target) = (below(from)?, below(to)?);
+            let moves_tree = self.moves_tree(from, to, mode)?;
+            if moves_tree {
+                // The turn is not to wait for it.
+                self.rows_may_move(&source.bucket)?;
+                self.rows_may_move(&target.bucket)?;
+            }
+            let named = keys_of(&source, &target, moves_tree);
+            let moved = self.change_names(&named, |turn| {
+                let from = End::look(&self.tree.disk, source)?;
+                let to = End::look(&self.tree.disk, target)?;
+                if moves_tree_of(&from, &to, mode) != moves_tree {
+                    // Something else has come there since.
+                    return Ok(false);
+                }
+                self.move_between(turn, &from, &to, mode).map(|()| true)
+            })?;
+            if moved {
                 return Ok(());
             }
-            match mode {
-                RenameMode::Exchange => self.exchange(turn, &from, &to),
-                RenameMode::Replace | RenameMode::NoReplace => {
-                    self.move_one(turn, &from, &to, mode)
-                }
-            }
-        })
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// Whether a directory is to be moved, as far as can be said outside the turn.
+    fn moves_tree(&self, from: &FilePath, to: &FilePath, mode: RenameMode) -> FileResult<bool> {
+        let disk = &self.tree.disk;
+        let from = End::look(disk, below(from)?)?;
+        match mode {
+            RenameMode::Exchange => Ok(moves_tree_of(&from, &End::look(disk, below(to)?)?, mode)),
+            RenameMode::Replace | RenameMode::NoReplace => Ok(from.has(is_dir)),
+        }
+    }
+
+    fn move_between(
+        &self,
+        turn: &mut Turn<'_, OsDisk>,
+        from: &End<'_>,
+        to: &End<'_>,
+        mode: RenameMode,
+    ) -> FileResult<()> {
+        let Some(moving) = from.met else {
+            return Err(Errno::NOENT);
+        };
+        // Two names of one file: nothing is done. Source: rename(2).
+        let same = to.met.is_some_and(|met| met.attr.ino == moving.attr.ino);
+        if same && mode != RenameMode::NoReplace {
+            return Ok(());
+        }
+        match mode {
+            RenameMode::Exchange => self.exchange(turn, from, to),
+            RenameMode::Replace | RenameMode::NoReplace => self.move_one(turn, from, to, mode),
+        }
     }
 
     fn move_one(
@@ -165,7 +195,12 @@ impl Inner<OsDisk> {
             true => self.tree.disk.open_directory(to.place.path).ok(),
             false => None,
         };
-        self.move_rows(&from.place, &to.place, || rename(from, to, mode))?;
+        let (old, new) = (from.place.marker(), to.place.marker());
+        self.move_dir(
+            (&from.place.bucket, old.as_ref().map(|at| &at.key)),
+            (&to.place.bucket, new.as_ref().map(|at| &at.key)),
+            || rename(from, to, mode),
+        )?;
         turn.built(&from.parent);
         turn.built(&to.parent);
         if let Some(replaced) = replaced {
@@ -251,8 +286,15 @@ fn row(
     Some((at.bucket.clone(), at.key.clone(), change(&at.key)?))
 }
 
-/// The keys that a rename may change: objects, and markers of directories.
-fn keys_of(from: &Below<'_>, to: &Below<'_>) -> Vec<(BucketName, ObjectKey)> {
-    let all = [from.object(), to.object(), from.marker(), to.marker()];
+fn moves_tree_of(from: &End<'_>, to: &End<'_>, mode: RenameMode) -> bool {
+    from.has(is_dir) || mode == RenameMode::Exchange && to.has(is_dir)
+}
+
+/// The keys that a rename may change: objects, and markers of directories where one moves.
+fn keys_of(from: &Below<'_>, to: &Below<'_>, moves_tree: bool) -> Vec<(BucketName, ObjectKey)> {
+    let mut all = vec![from.object(), to.object()];
+    if moves_tree {
+        all.extend([from.marker(), to.marker()]);
+    }
     keys(&all)
 }

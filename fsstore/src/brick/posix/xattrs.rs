@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::super::Inner;
 use super::super::attrs::{Record, XATTR_NAME};
-use super::super::osdisk::posix::{is_regular, set_xattr, take_xattr, xattr, xattr_names};
+use super::super::osdisk::posix::{
+    is_regular, set_xattr, take_xattr, xattr, xattr_names, xattr_of_open,
+};
 use super::super::osdisk::{OsDisk, OsFile};
 use super::open::{Held, PosixFile};
 use crate::files::{Errno, FileResult, OpenFlags, Target, XattrMode};
@@ -121,8 +123,12 @@ impl Inner<OsDisk> {
         target: Target<'_, PosixFile>,
         name: &OsStr,
     ) -> FileResult<Vec<u8>> {
-        let held = self.hold_target(target)?;
         let named = meaning(name);
+        // Asked before every write that a kernel does not do by itself.
+        if let (Target::Open(file), Named::Own) = (&target, &named) {
+            return xattr_of_open(file.fd(), name);
+        }
+        let held = self.hold_target(target)?;
         let key = match &named {
             Named::Own => return xattr(held.fd(), name),
             Named::Record | Named::Nothing => return Err(Errno::NODATA),

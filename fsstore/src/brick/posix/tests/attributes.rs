@@ -1,6 +1,6 @@
 //! Attributes, and digests that outlive their change.
 
-use crate::files::{Errno, Files, OpenFile, SetAttr, SetTime, Target};
+use crate::files::{Errno, Files, OpenFile, SetAttr, SetTime, Target, XattrMode};
 
 use super::{BOTH, Caller, FileAttr, FileResult, HELLO_MD5, Scene, me, path};
 
@@ -176,6 +176,54 @@ fn a_directory_hands_its_group_on() {
     assert_eq!(file.gid, gid);
     let below = scene.mkdir("b/d/below").unwrap();
     assert_eq!((below.gid, below.mode & 0o7777), (gid, 0o2755));
+}
+
+/// A user's entry besides owner, group, mask and others. Source: acl(5), and the kernel's
+/// `posix_acl_xattr.h`.
+fn acl_with_user(uid: u32) -> Vec<u8> {
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, may, id) in [
+        (0x01_u16, 6_u16, u32::MAX),
+        (0x02, 4, uid),
+        (0x04, 4, u32::MAX),
+        (0x10, 4, u32::MAX),
+        (0x20, 0, u32::MAX),
+    ] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(may.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
+#[test]
+fn access_lists_are_kept_handed_down_and_keep_the_md5() {
+    let scene = Scene::new();
+    let put = scene.put("k", b"hello");
+    let acl = acl_with_user(4711);
+    let set = |at: &str, name: &str| {
+        let (path, ino) = (path(at), scene.lookup(at).unwrap().ino);
+        let target = Target::Named { path: &path, ino };
+        scene
+            .brick
+            .set_xattr(target, name.as_ref(), &acl, XattrMode::Set)
+    };
+    set("b/k", "system.posix_acl_access").unwrap();
+    assert_eq!(scene.lookup("b/k").unwrap().mode & 0o777, 0o640);
+    assert_eq!(scene.stat("k").etag, put.etag);
+    scene.mkdir("b/d").unwrap();
+    set("b/d", "system.posix_acl_default").unwrap();
+    // Where a default list stands, the umask does not count.
+    let caller = Caller {
+        umask: 0o077,
+        ..me()
+    };
+    let made = scene.brick.create(&path("b/d/f"), 0o666, BOTH, caller);
+    let (attr, file) = made.unwrap();
+    assert_eq!(attr.mode & 0o777, 0o640);
+    let name = "system.posix_acl_access".as_ref();
+    let handed_down = scene.brick.xattr(Target::Open(&file), name).unwrap();
+    assert_eq!(handed_down, acl);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod directories;
 mod errors;
 mod links;
 mod names;
+mod races;
 mod renames;
 mod writing;
 mod xattributes;
@@ -32,6 +33,8 @@ use crate::volume::{
 
 /// How long something may take that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest pause between two looks whether it has.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 const READ: OpenFlags = flags(true, false);
 const WRITE: OpenFlags = flags(false, true);
@@ -213,10 +216,11 @@ impl Scene {
     }
 
     fn eventually(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let began = Instant::now();
+        let (began, mut pause) = (Instant::now(), Duration::from_micros(100));
         while !is_so() {
             assert!(began.elapsed() < PATIENCE, "never came about: {what}");
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -16,7 +16,7 @@ fn a_file_written_is_an_object_at_once_and_gets_its_md5() {
     let during = scene.stat("d/f");
     assert_eq!(during.len_bytes, 5);
     assert!(during.etag.is_provisional());
-    assert_eq!(scene.listed_tag("d/f"), during.etag.as_str());
+    assert!(scene.listed_tag("d/f").starts_with("px1-"));
     drop(file);
     assert_eq!(scene.get("d/f"), b"hello");
     scene.eventually_tagged("d/f", HELLO_MD5);

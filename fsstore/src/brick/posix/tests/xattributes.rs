@@ -209,6 +209,9 @@ fn metadata_set_while_a_file_is_written_are_kept() {
         .brick
         .set_xattr(target, name, b"x", XattrMode::Set)
         .unwrap();
+    let shown = |name| scene.brick.xattr(Target::Open(&file), OsStr::new(name));
+    assert_eq!(shown("user.s3.meta.a").unwrap(), b"x");
+    assert_eq!(shown("user.none"), Err(Errno::NODATA));
     file.write(0, b"hello").unwrap();
     drop(file);
     scene.eventually_tagged("k", HELLO_MD5);
