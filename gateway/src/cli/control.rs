@@ -2,7 +2,7 @@
 //! `DIR/.portico/control.sock`, which that process alone listens on.
 //!
 //! ```text
-//! guest: {"portico":1,"ask":{"mount":{"bucket":"photos","may_make_devices":false}}}
+//! guest: {"portico":1,"ask":{"mount":{"at":"/mnt","bucket":"photos","may_make_devices":false}}}
 //! host:  {"portico":1,"by":"serve","pid":17,"refused":null}
 //! guest: one byte, and with it the descriptor of /dev/fuse (SCM_RIGHTS)
 //! host:  {"mounted":"passthrough"}                           or {"failed":"…"}
@@ -19,7 +19,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -56,6 +56,8 @@ enum Ask {
 /// What is to be seen through a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Wish {
+    /// Where it is mounted, as the guest sees it.
+    pub(super) at: PathBuf,
     /// A bucket; none for all of them.
     pub(super) bucket: Option<String>,
     /// Whether devices can be made through it.
@@ -208,6 +210,7 @@ mod tests {
         let hello = Hello {
             portico: VERSION,
             ask: Ask::Mount(Wish {
+                at: "/mnt".into(),
                 bucket: Some("b".to_owned()),
                 may_make_devices: false,
             }),

@@ -176,8 +176,8 @@ pub fn standing(at: &Path) -> Result<Standing, Error> {
     Ok(Standing::Free)
 }
 
-/// True where the uppermost mount at `at` is one of portico.
-fn is_ours(at: &Path) -> Result<bool, Error> {
+/// True where the uppermost mount at `at` is one of portico, dead or alive. Asks no mount.
+pub fn is_ours(at: &Path) -> Result<bool, Error> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     let kind = format!("fuse.{SUBTYPE}");
     Ok(uppermost(&table, at).is_some_and(|found| found == kind.as_bytes()))

@@ -4,6 +4,7 @@
 //! volume has two, none may remember anything, and what was remembered is forgotten.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,16 +26,18 @@ pub struct Terms {
     pub may_make_devices: bool,
 }
 
-/// Whether a mount is the only one of its volume.
+/// What the mounts of a volume have in common.
 #[derive(Debug)]
 pub struct Company {
     alone: RwLock<bool>,
+    is_closed: AtomicBool,
 }
 
 impl Default for Company {
     fn default() -> Self {
         Self {
             alone: RwLock::new(true),
+            is_closed: AtomicBool::new(false),
         }
     }
 }
@@ -43,6 +46,11 @@ impl Company {
     /// True where the mount is alone. It stays so while the guard is held: over a reply.
     pub fn alone(&self) -> RwLockReadGuard<'_, bool> {
         self.alone.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True once the volume answers no mount any more.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
     fn set_alone(&self, is_alone: bool) {
@@ -124,6 +132,11 @@ impl<V: Files> Sessions<V> {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.shared.live().sessions.len()
+    }
+
+    /// From now on every call of those that are left is answered ENOTCONN.
+    pub fn close(&self) {
+        self.shared.company.is_closed.store(true, Ordering::Relaxed);
     }
 
     /// Waits until none is left, at most so long. Gives how many are left.

@@ -89,6 +89,20 @@ fn a_mount_goes_on_after_its_watcher_was_killed() {
 }
 
 #[test]
+fn a_server_ends_though_nobody_watches_its_mount_any_more() {
+    let Some(place) = Place::new() else { return };
+    let server = place.serve();
+    let mount = place.mount(&[]);
+    fs::create_dir(place.at().join("bucket")).unwrap();
+    let kept = fs::File::create(place.at().join("bucket/key")).unwrap();
+    mount.kill();
+    let pid = server.pid();
+    server.ends_after(|| processes::send(pid, Signal::TERM));
+    assert!(is_dead(&place));
+    drop(kept);
+}
+
+#[test]
 fn a_mount_over_a_dead_one_clears_it_away() {
     let Some(place) = Place::new() else { return };
     place.mount(&[]).kill();

@@ -59,14 +59,9 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Asks the host of a tree to serve a mount, and mounts. What stands dead at `at` is taken away
+/// Asks the host of a tree to serve a mount, and mounts. What stands dead there is taken away
 /// first, and not before the host has agreed.
-pub(crate) fn join(
-    state: &Path,
-    at: &Path,
-    options: &MountOptions,
-    wish: &Wish,
-) -> Result<Joined, Refusal> {
+pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<Joined, Refusal> {
     let stream = connect(state)?;
     let hello = Hello {
         portico: VERSION,
@@ -77,11 +72,11 @@ pub(crate) fn join(
     if let Some(reason) = welcome.refused {
         return Err(Refusal::Refused(CommandError::new(reason)));
     }
-    let device = mount_anew(at, options).map_err(Refusal::Refused)?;
+    let device = mount_anew(&wish.at, options).map_err(Refusal::Refused)?;
     let agreed = send_descriptor(&stream, device.as_fd())
         .and_then(|()| hear_next(&stream))
         .inspect_err(|_| {
-            let _ = mounting::detach(at);
+            let _ = mounting::detach(&wish.at);
         })?;
     match agreed {
         Word::Mounted(data) => Ok(Joined {
@@ -91,7 +86,7 @@ pub(crate) fn join(
             stream,
         }),
         word => {
-            let _ = mounting::detach(at);
+            let _ = mounting::detach(&wish.at);
             let reason = match word {
                 Word::Failed(reason) => reason,
                 _ => "the server does not want it any more".to_owned(),

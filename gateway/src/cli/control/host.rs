@@ -48,12 +48,18 @@ struct Inner<V> {
     is_leaving: AtomicBool,
     guest_count: AtomicUsize,
     next: AtomicU64,
-    guests: Mutex<HashMap<u64, UnixStream>>,
+    guests: Mutex<HashMap<u64, Guest>>,
     own: Mutex<Vec<PathBuf>>,
 }
 
+/// A mount of another process.
+struct Guest {
+    stream: UnixStream,
+    at: PathBuf,
+}
+
 impl<V> Inner<V> {
-    fn guests(&self) -> MutexGuard<'_, HashMap<u64, UnixStream>> {
+    fn guests(&self) -> MutexGuard<'_, HashMap<u64, Guest>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -121,6 +127,10 @@ impl<V: Files> Host<V> {
         check_peer(stream)?;
         be_patient(stream)?;
         let hello: Hello = hear_next(stream)?;
+        if self.inner.is_leaving.load(Ordering::Relaxed) {
+            // As if nobody had listened: the guest asks who comes next.
+            return Ok(());
+        }
         let refused = self.refusal(&hello);
         let is_refused = refused.is_some();
         let welcome = Welcome {
@@ -135,15 +145,17 @@ impl<V: Files> Host<V> {
         }
         let Ask::Mount(wish) = hello.ask;
         let device = receive_descriptor(stream)?;
+        let guest = Guest {
+            stream: stream.try_clone()?,
+            at: wish.at.clone(),
+        };
         let started = check_device(device).and_then(|device| self.start(&wish, device));
         let session = match started {
             Ok(session) => session,
             Err(error) => return say(stream, &Word::Failed(error.to_string())),
         };
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        if let Ok(shared) = stream.try_clone() {
-            self.inner.guests().insert(number, shared);
-        }
+        self.inner.guests().insert(number, guest);
         tracing::info!(
             bucket = wish.bucket,
             data = name(session.data_path()),
@@ -165,9 +177,6 @@ impl<V: Files> Host<V> {
                 "the server speaks version {VERSION} of its protocol, not {}",
                 hello.portico
             ));
-        }
-        if self.inner.is_leaving.load(Ordering::Relaxed) {
-            return Some("the server is ending".to_owned());
         }
         let Ask::Mount(wish) = &hello.ask;
         self.base(wish).err().map(|error| error.text)
@@ -195,20 +204,20 @@ impl<V: Files> Host<V> {
     /// Mounts in this process. `ended` is called once the mount is gone.
     pub(crate) fn mount(
         &self,
-        at: &Path,
         options: &MountOptions,
         wish: &Wish,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<DataPath, CommandError> {
         self.base(wish)?;
+        let at = &wish.at;
         let device = mount_anew(at, options)?;
         let started = self.start(wish, device).map_err(CommandError::from);
         let session = started.inspect_err(|_| {
             let _ = mounting::detach(at);
         })?;
         let data_path = session.data_path();
-        self.inner.own().push(at.to_owned());
-        let (inner, at) = (Arc::clone(&self.inner), at.to_owned());
+        self.inner.own().push(at.clone());
+        let (inner, at) = (Arc::clone(&self.inner), at.clone());
         spawn("mounted", move || {
             if let Err(error) = session.join() {
                 tracing::warn!(%error, "a mount ended badly");
@@ -224,7 +233,8 @@ impl<V: Files> Host<V> {
         self.inner.sessions.count()
     }
 
-    /// Ends all mounts: its own are unmounted, guests let go of theirs. Waits a bounded time.
+    /// Ends all mounts: its own are unmounted, guests let go of theirs. Waits a bounded time;
+    /// then nothing is done for those that are left.
     pub(crate) fn leave(&self) {
         self.inner.is_leaving.store(true, Ordering::Relaxed);
         let own = self.inner.own().clone();
@@ -232,12 +242,19 @@ impl<V: Files> Host<V> {
             end_mount(&at);
         }
         for guest in self.inner.guests().values() {
-            let _ = say(guest, &Word::Leaving {});
+            let has_gone = say(&guest.stream, &Word::Leaving {}).is_err();
+            if has_gone && mounting::is_ours(&guest.at).unwrap_or(false) {
+                // Nobody watches it: what its guest would do is done here.
+                if let Err(error) = mounting::abort(&guest.at) {
+                    tracing::debug!(%error, at = %guest.at.display(), "cannot end a mount");
+                }
+            }
         }
         match self.inner.sessions.wait(PARTING) {
             0 => {}
             left => tracing::warn!("{left} mounts are still in use; they end with the server"),
         }
+        self.inner.sessions.close();
     }
 }
 

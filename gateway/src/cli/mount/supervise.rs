@@ -40,6 +40,7 @@ pub(super) fn run(plan: &Plan) -> Result<(), CommandError> {
 
 /// The signals that end a mount.
 struct Signals {
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -47,6 +48,7 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, CommandError> {
         Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
@@ -54,6 +56,7 @@ impl Signals {
 
     async fn recv(&mut self) {
         tokio::select! {
+            _ = self.hangup.recv() => {}
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
@@ -79,9 +82,8 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
         {
             return serve_here(plan, lock, lost.is_some(), signals).await;
         }
-        match tokio::task::block_in_place(|| {
-            join(&plan.layout.state(), &plan.at, &plan.options, &plan.wish)
-        }) {
+        match tokio::task::block_in_place(|| join(&plan.layout.state(), &plan.options, &plan.wish))
+        {
             Ok(joined) => {
                 tracing::debug!(pid = joined.pid, "the mount is served by another process");
                 if lost.is_none() {
@@ -118,14 +120,14 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
 
 /// Takes a dead mount away.
 fn clear(plan: &Plan) {
-    if matches!(mounting::standing(&plan.at), Ok(Standing::Dead)) {
-        end_mount(&plan.at);
+    if matches!(mounting::standing(&plan.wish.at), Ok(Standing::Dead)) {
+        end_mount(&plan.wish.at);
     }
 }
 
 /// Whether the dead mount that was left standing stands no more: someone unmounted it.
 fn is_taken_away(plan: &Plan) -> bool {
-    matches!(mounting::standing(&plan.at), Ok(Standing::Free))
+    matches!(mounting::standing(&plan.wish.at), Ok(Standing::Free))
 }
 
 /// Waits for the end of a mount that another process serves.
@@ -139,7 +141,7 @@ async fn watch(plan: &Plan, joined: Joined, signals: &mut Signals) -> Next {
         let parting = tokio::select! {
             word = &mut word => word.unwrap_or(Parting::Lost),
             () = signals.recv() => {
-                tokio::task::block_in_place(|| end_mount(&plan.at));
+                tokio::task::block_in_place(|| end_mount(&plan.wish.at));
                 // Who has files open keeps the session; the server serves them to their end.
                 let _ = tokio::time::timeout(PARTING, word).await;
                 return Next::Done;
@@ -148,7 +150,7 @@ async fn watch(plan: &Plan, joined: Joined, signals: &mut Signals) -> Next {
         match parting {
             Parting::Leaving => {
                 is_leaving = true;
-                let aborted = tokio::task::block_in_place(|| mounting::abort(&plan.at));
+                let aborted = tokio::task::block_in_place(|| mounting::abort(&plan.wish.at));
                 if let Err(error) = aborted {
                     tracing::debug!(%error, "the mount ends with the server");
                 }
@@ -178,7 +180,7 @@ async fn serve_here(
     )?;
     let (sender, mut ended) = oneshot::channel();
     let mounted = tokio::task::block_in_place(|| {
-        host.mount(&plan.at, &plan.options, &plan.wish, move || {
+        host.mount(&plan.options, &plan.wish, move || {
             let _ = sender.send(());
         })
     });
@@ -214,7 +216,7 @@ async fn serve_here(
 /// Says that the mount stands.
 fn announce(plan: &Plan, data: &str, pid: u32) -> Result<(), CommandError> {
     Answer::One(vec![
-        ("mountpoint", json!(plan.at.display().to_string())),
+        ("mountpoint", json!(plan.wish.at.display().to_string())),
         ("bucket", json!(plan.wish.bucket)),
         ("data", json!(data)),
         ("served_by", json!(pid)),

@@ -24,12 +24,13 @@ pub(super) fn begin<V: Files>(
         let at = mountpoint(Path::new(at), layout).inspect_err(|_| host.leave())?;
         let options = default_options(layout, bucket).inspect_err(|_| host.leave())?;
         let wish = Wish {
+            at: at.clone(),
             bucket: bucket.map(str::to_owned),
             may_make_devices: false,
         };
         let shown = at.clone();
         let ended = move || tracing::info!(at = %shown.display(), "unmounted");
-        let mounted = host.mount(&at, &options, &wish, ended);
+        let mounted = host.mount(&options, &wish, ended);
         let data_path = mounted.inspect_err(|_| host.leave())?;
         tracing::info!(at = %at.display(), bucket, data = name(data_path), "mounted");
     }

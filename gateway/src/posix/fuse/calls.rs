@@ -43,12 +43,17 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs a call; a panic in it is EIO.
-fn guarded<T>(call: &'static str, act: impl FnOnce() -> FileResult<T>) -> FileResult<T> {
-    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
-        tracing::error!(call, "a call of the mount panicked; it is answered EIO");
-        Err(Errno::IO)
-    })
+impl<V: Files> Adapter<V> {
+    /// Runs a call; a panic in it is EIO. Once the volume is closed there are no calls.
+    fn guarded<T>(&self, call: &'static str, act: impl FnOnce() -> FileResult<T>) -> FileResult<T> {
+        if self.company.is_closed() {
+            return Err(Errno::NOTCONN);
+        }
+        catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+            tracing::error!(call, "a call of the mount panicked; it is answered EIO");
+            Err(Errno::IO)
+        })
+    }
 }
 
 impl<V: Files> Filesystem for Adapter<V> {
@@ -58,19 +63,19 @@ impl<V: Files> Filesystem for Adapter<V> {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let entry = guarded("lookup", || self.fs.lookup(parent.0, name));
+        let entry = self.guarded("lookup", || self.fs.lookup(parent.0, name));
         self.reply_entry(entry, reply);
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
-        let _ = guarded("forget", || {
+        let _ = self.guarded("forget", || {
             self.fs.forget(ino.0, count);
             Ok(())
         });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        let attr = guarded("getattr", || self.fs.attr(ino.0, handle.map(|h| h.0)));
+        let attr = self.guarded("getattr", || self.fs.attr(ino.0, handle.map(|h| h.0)));
         self.reply_attr(attr, reply);
     }
 
@@ -100,7 +105,7 @@ impl<V: Files> Filesystem for Adapter<V> {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        let attr = guarded("setattr", || {
+        let attr = self.guarded("setattr", || {
             let handle = handle.map(|h| h.0);
             self.fs.set_attr(ino.0, handle, set, request.uid())
         });
@@ -108,7 +113,7 @@ impl<V: Files> Filesystem for Adapter<V> {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match guarded("readlink", || self.fs.read_link(ino.0)) {
+        match self.guarded("readlink", || self.fs.read_link(ino.0)) {
             Ok(target) => reply.data(target.as_encoded_bytes()),
             Err(error) => reply.error(code(error)),
         }
@@ -129,7 +134,7 @@ impl<V: Files> Filesystem for Adapter<V> {
             rdev: u64::from(rdev),
         };
         let caller = caller(request, umask);
-        let made = guarded("mknod", || self.fs.make_node(parent.0, name, node, caller));
+        let made = self.guarded("mknod", || self.fs.make_node(parent.0, name, node, caller));
         self.reply_made(made, reply);
     }
 
@@ -143,17 +148,20 @@ impl<V: Files> Filesystem for Adapter<V> {
         reply: ReplyEntry,
     ) {
         let caller = caller(request, umask);
-        let made = guarded("mkdir", || self.fs.make_dir(parent.0, name, mode, caller));
+        let made = self.guarded("mkdir", || self.fs.make_dir(parent.0, name, mode, caller));
         self.reply_made(made, reply);
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(guarded("unlink", || self.fs.unlink(parent.0, name)), reply);
+        reply_empty(
+            self.guarded("unlink", || self.fs.unlink(parent.0, name)),
+            reply,
+        );
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         reply_empty(
-            guarded("rmdir", || self.fs.remove_dir(parent.0, name)),
+            self.guarded("rmdir", || self.fs.remove_dir(parent.0, name)),
             reply,
         );
     }
@@ -167,7 +175,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         reply: ReplyEntry,
     ) {
         let (caller, target) = (caller(request, 0), target.as_os_str());
-        let made = guarded("symlink", || {
+        let made = self.guarded("symlink", || {
             self.fs.make_symlink(parent.0, name, target, caller)
         });
         self.reply_made(made, reply);
@@ -191,20 +199,20 @@ impl<V: Files> Filesystem for Adapter<V> {
         };
         let (from, to) = ((parent.0, name), (new_parent.0, new_name));
         reply_empty(
-            guarded("rename", || self.fs.move_name(from, to, mode)),
+            self.guarded("rename", || self.fs.move_name(from, to, mode)),
             reply,
         );
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let made = guarded("link", || self.fs.make_link(ino.0, parent.0, name));
+        let made = self.guarded("link", || self.fs.make_link(ino.0, parent.0, name));
         self.reply_made(made, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (flags, caller) = (open_flags(flags.0), caller(request, 0));
         let keeps_pages = !self.facts.passing.is_on();
-        let opened = guarded("open", || {
+        let opened = self.guarded("open", || {
             let opened = self.fs.open(ino.0, flags, caller, keeps_pages)?;
             self.forget_attr(ino.0, opened);
             let answer = self.path_of_data(opened, |fd| reply.open_backing(fd))?;
@@ -233,7 +241,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         reply: ReplyCreate,
     ) {
         let (flags, caller) = (open_flags(flags), caller(request, umask));
-        let created = guarded("create", || {
+        let created = self.guarded("create", || {
             let (entry, opened) = self.fs.create(parent.0, name, mode, flags, caller)?;
             self.forget_attr(entry.attr.ino, opened);
             let answer = self.path_of_data(opened, |fd| reply.open_backing(fd));
@@ -277,7 +285,7 @@ impl<V: Files> Filesystem for Adapter<V> {
     ) {
         BUFFER.with_borrow_mut(|buffer| {
             let len = size as usize;
-            match guarded("read", || self.fs.read(handle.0, offset, buffer, len)) {
+            match self.guarded("read", || self.fs.read(handle.0, offset, buffer, len)) {
                 Ok(()) => reply.data(buffer),
                 Err(error) => reply.error(code(error)),
             }
@@ -298,7 +306,7 @@ impl<V: Files> Filesystem for Adapter<V> {
     ) {
         let drops = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let by = drops.then_some(request.uid());
-        match guarded("write", || self.fs.write(handle.0, offset, data, by)) {
+        match self.guarded("write", || self.fs.write(handle.0, offset, data, by)) {
             Ok(len_bytes) => reply.written(len_bytes as u32),
             Err(error) => reply.error(code(error)),
         }
@@ -319,7 +327,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let released = guarded("release", || {
+        let released = self.guarded("release", || {
             self.fs.release(handle.0);
             Ok(())
         });
@@ -335,13 +343,13 @@ impl<V: Files> Filesystem for Adapter<V> {
         reply: ReplyEmpty,
     ) {
         reply_empty(
-            guarded("fsync", || self.fs.sync(handle.0, data_only)),
+            self.guarded("fsync", || self.fs.sync(handle.0, data_only)),
             reply,
         );
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match guarded("opendir", || self.fs.open_dir(ino.0)) {
+        match self.guarded("opendir", || self.fs.open_dir(ino.0)) {
             Ok(number) => reply.opened(FileHandle(number), FopenFlags::empty()),
             Err(error) => reply.error(code(error)),
         }
@@ -355,7 +363,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         from: u64,
         mut reply: ReplyDirectory,
     ) {
-        let read = guarded("readdir", || {
+        let read = self.guarded("readdir", || {
             self.fs.read_dir(handle.0, from, |listed| {
                 let kind = file_type(listed.kind);
                 !reply.add(INodeNo(listed.ino), listed.next, kind, listed.name)
@@ -376,7 +384,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         mut reply: ReplyDirectoryPlus,
     ) {
         let is_alone = self.company.alone();
-        let read = guarded("readdirplus", || {
+        let read = self.guarded("readdirplus", || {
             self.fs.read_dir_plus(handle.0, from, |listed, entry| {
                 let (attr, generation, may_remember) = match entry {
                     Some(entry) => (
@@ -425,11 +433,14 @@ impl<V: Files> Filesystem for Adapter<V> {
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply_empty(guarded("fsyncdir", || self.fs.sync_dir(handle.0)), reply);
+        reply_empty(
+            self.guarded("fsyncdir", || self.fs.sync_dir(handle.0)),
+            reply,
+        );
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match guarded("statfs", || self.fs.facts()) {
+        match self.guarded("statfs", || self.fs.facts()) {
             Ok(facts) => reply.statfs(
                 facts.blocks,
                 facts.blocks_free,
@@ -461,17 +472,17 @@ impl<V: Files> Filesystem for Adapter<V> {
             2 => XattrMode::Replace,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let set = guarded("setxattr", || self.fs.set_xattr(ino.0, name, value, mode));
+        let set = self.guarded("setxattr", || self.fs.set_xattr(ino.0, name, value, mode));
         reply_empty(set, reply);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = guarded("getxattr", || self.fs.xattr(ino.0, name));
+        let value = self.guarded("getxattr", || self.fs.xattr(ino.0, name));
         reply_xattr(value, size, reply);
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = guarded("listxattr", || self.fs.xattr_names(ino.0));
+        let names = self.guarded("listxattr", || self.fs.xattr_names(ino.0));
         let joined = names.map(|names| {
             let with_end = |name: &OsString| [name.as_encoded_bytes(), b"\0"].concat();
             names.iter().flat_map(with_end).collect()
@@ -480,7 +491,7 @@ impl<V: Files> Filesystem for Adapter<V> {
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = guarded("removexattr", || self.fs.remove_xattr(ino.0, name));
+        let removed = self.guarded("removexattr", || self.fs.remove_xattr(ino.0, name));
         reply_empty(removed, reply);
     }
 
@@ -526,7 +537,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocated = guarded("fallocate", || {
+        let allocated = self.guarded("fallocate", || {
             let uid = request.uid();
             self.fs.allocate(handle.0, mode as u32, offset, length, uid)
         });
@@ -548,7 +559,7 @@ impl<V: Files> Filesystem for Adapter<V> {
             4 => false,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let sought = guarded("lseek", || {
+        let sought = self.guarded("lseek", || {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             self.fs.seek(handle.0, offset, is_data)
         });
@@ -571,7 +582,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let copied = guarded("copy_file_range", || {
+        let copied = self.guarded("copy_file_range", || {
             let (from, to) = ((from.0, from_offset), (to.0, to_offset));
             let len = len.min(MAX_COPY_LEN_BYTES);
             self.fs.copy(from, to, len, request.uid())
