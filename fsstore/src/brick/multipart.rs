@@ -12,7 +12,7 @@ use super::disk::{Disk, DiskFile};
 use super::sink::{Sink, Target, off_thread, require_room};
 use super::staged::{Unsealed, Whole};
 use super::tree::failed;
-use super::upload::{Claim, Upload};
+use super::upload::{Claim, Stage, Upload};
 use crate::compose::{Composition, compose};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ETag, PartNumber, UploadId};
@@ -154,12 +154,17 @@ impl<D: Disk> Inner<D> {
         claims: &[PartClaim],
         options: ComposeOptions,
     ) -> Result<ObjectInfo> {
-        let upload = match self.open_upload(at, id).await {
-            Err(StoreError::NoSuchUpload) => return self.completed_before(at, id).await,
-            other => other?,
-        };
-        let Some(parts) = upload.end_with_parts() else {
-            return Err(StoreError::Conflict);
+        let (upload, parts) = loop {
+            let upload = match self.open_upload(at, id).await {
+                Err(StoreError::NoSuchUpload) => return self.completed_before(at, id).await,
+                other => other?,
+            };
+            match upload.begin_completing() {
+                Ok(parts) => break (upload, parts),
+                // The same request again, before the first was answered.
+                Err(Stage::Completing) => upload.no_longer_completing().await?,
+                Err(Stage::Open | Stage::Ended) => {}
+            }
         };
         let reopening = Reopen(Some(Arc::clone(&upload)));
         let composition = compose(upload.info.checksum, &parts, claims, &options)?;
@@ -168,8 +173,12 @@ impl<D: Disk> Inner<D> {
         let target = at.clone();
         // The guard goes along: a caller that leaves must not reopen it under the copying.
         let (reopening, whole) = off_thread(move || {
-            let whole = inner.make_composed(&target, &source, &wanted, &composition)?;
-            Ok((reopening, whole))
+            match inner.make_composed(&target, &source, &wanted, &composition) {
+                Ok(whole) => Ok((reopening, whole)),
+                // Its files are gone, with its bucket.
+                Err(_) if source.has_ended() => Err(StoreError::NoSuchUpload),
+                Err(e) => Err(e),
+            }
         })
         .await?;
         let terms = Terms {
@@ -183,11 +192,15 @@ impl<D: Disk> Inner<D> {
             .submit(terms, move |turn| {
                 // Whether the caller still waits or not, the upload ends or goes on here.
                 let mut reopening = reopening;
+                if upload.has_ended() {
+                    return Err(StoreError::NoSuchUpload);
+                }
                 inner.check_write(&place, &options.precondition)?;
                 let (uploads, tree) = (&inner.uploads, &inner.tree);
                 let mut unsettled = None;
                 let info = inner.publish(turn, &place, whole, &options.precondition, |turn| {
                     reopening.0 = None;
+                    upload.end_for_good();
                     // The object first, durably: else a crash could leave neither.
                     unsettled = turn.settle().err();
                     // Before anyone learns of the object: `data` must have no name but its key.
@@ -208,11 +221,18 @@ impl<D: Disk> Inner<D> {
 
     /// Completing again: the same answer as long as the object stands.
     async fn completed_before(self: &Arc<Self>, at: &Locator, id: &UploadId) -> Result<ObjectInfo> {
-        match self.look(at).await {
-            Ok(looked) if looked.record.upload_id.as_ref() == Some(id) => Ok(looked.info),
-            Ok(_) | Err(StoreError::NoSuchKey) => Err(StoreError::NoSuchUpload),
-            Err(e) => Err(e),
-        }
+        let info = match self.look(at).await {
+            Ok(looked) if looked.record.upload_id.as_ref() == Some(id) => looked.info,
+            Ok(_) | Err(StoreError::NoSuchKey) => return Err(StoreError::NoSuchUpload),
+            Err(e) => return Err(e),
+        };
+        // It has its name, but maybe not durably yet: a group later it has.
+        let terms = Terms {
+            durable: self.buckets.durability(&at.bucket) == Durability::Strict,
+            ..Terms::to_look()
+        };
+        self.committer.submit(terms, |_| Ok(())).await?;
+        Ok(info)
     }
 
     fn make_composed(
@@ -277,9 +297,13 @@ impl<D: Disk> Inner<D> {
     }
 
     pub(super) async fn end_upload(self: &Arc<Self>, at: &Locator, id: &UploadId) -> Result<()> {
-        let upload = self.open_upload(at, id).await?;
-        if !upload.end() {
-            return Err(StoreError::NoSuchUpload);
+        loop {
+            let upload = self.open_upload(at, id).await?;
+            match upload.end() {
+                Stage::Open => break,
+                Stage::Completing => upload.no_longer_completing().await?,
+                Stage::Ended => return Err(StoreError::NoSuchUpload),
+            }
         }
         let (inner, bucket, id) = (Arc::clone(self), at.bucket.clone(), id.clone());
         off_thread(move || inner.uploads.remove(&inner.tree, &bucket, &id)).await

@@ -12,8 +12,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::disk::{Disk, DiskFile};
 use super::tree::{failed, is_absent};
@@ -24,6 +26,9 @@ use crate::volume::{MAX_OBJECT_LEN_BYTES, MIN_PART_LEN_BYTES};
 
 /// Longest `parts` file that is read, in bytes: far beyond 10,000 parts uploaded many times.
 const MAX_LOG_LEN_BYTES: usize = 256 << 20;
+
+/// How long a request waits for the completion that another one began.
+const COMPLETION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The file with the slots.
 pub(super) const DATA: &str = "data";
@@ -57,6 +62,18 @@ pub enum PartPlace {
     File(String),
 }
 
+/// How far an upload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// Parts may be added.
+    #[default]
+    Open,
+    /// A completion is under way: it ends the upload, or is refused and leaves it open.
+    Completing,
+    /// Completed or aborted.
+    Ended,
+}
+
 #[derive(Default)]
 struct Parts {
     slot_len_bytes: Option<u64>,
@@ -64,8 +81,7 @@ struct Parts {
     done: BTreeMap<PartNumber, (PartInfo, PartPlace)>,
     log_len_bytes: u64,
     next_file: u64,
-    /// Completed or aborted: nothing may be added.
-    ended: bool,
+    stage: Stage,
     /// A sync of `data` failed: what was written to it meanwhile is lost, whoever wrote it.
     data_failed: bool,
 }
@@ -79,6 +95,8 @@ pub struct Upload<D: Disk> {
     pub data: Arc<D::File>,
     log: D::File,
     parts: Mutex<Parts>,
+    /// Told when a completion is over.
+    completed: Notify,
 }
 
 /// Where a new part's bytes are to go. Dropping it, everywhere it is held, gives the slot back.
@@ -120,12 +138,13 @@ impl<D: Disk> Upload<D> {
             data,
             log,
             parts: Mutex::new(read_lines(&text)),
+            completed: Notify::new(),
         })
     }
 
     /// Whether it was completed or aborted.
     pub(super) fn has_ended(&self) -> bool {
-        self.lock().ended
+        self.lock().stage == Stage::Ended
     }
 
     fn lock(&self) -> MutexGuard<'_, Parts> {
@@ -136,9 +155,7 @@ impl<D: Disk> Upload<D> {
     /// the first of at least 5 MiB sets the slots' length.
     pub fn claim(self: &Arc<Self>, number: PartNumber, len_bytes: Option<u64>) -> Result<Claim<D>> {
         let mut parts = self.lock();
-        if parts.ended {
-            return Err(StoreError::NoSuchUpload);
-        }
+        parts.require_open()?;
         let Some(len_bytes) = len_bytes else {
             return Ok(Claim::File);
         };
@@ -167,13 +184,11 @@ impl<D: Disk> Upload<D> {
     }
 
     /// Records a part whose bytes are durable. Durable on return. Errors: NoSuchUpload where
-    /// the upload ended meanwhile.
+    /// the upload ended meanwhile, Conflict where it is being completed.
     pub fn record(&self, disk: &D, part: PartInfo, own_file: Option<&D::File>) -> Result<()> {
         let fail = failed("record a part");
         let mut parts = self.lock();
-        if parts.ended {
-            return Err(StoreError::NoSuchUpload);
-        }
+        parts.require_open()?;
         let stays = parts.done.get(&part.number).is_some_and(|(old, place)| {
             // The same bytes again: those in the slot may stay.
             *place == PartPlace::Slot && same_bytes(old, &part)
@@ -299,28 +314,73 @@ impl<D: Disk> Upload<D> {
         }
     }
 
-    /// Lets no part be added any more. False where it had ended before.
-    pub fn end(&self) -> bool {
-        !std::mem::replace(&mut self.lock().ended, true)
-    }
-
-    /// Ends it and gives all its parts, for completing; none where it had ended before. At one
-    /// instant: no part is replaced between.
-    pub fn end_with_parts(&self) -> Option<BTreeMap<PartNumber, PartInfo>> {
+    /// Lets no part be added any more, unless it is being completed; gives the stage before.
+    pub fn end(&self) -> Stage {
         let mut parts = self.lock();
-        if std::mem::replace(&mut parts.ended, true) {
-            return None;
+        let before = parts.stage;
+        if before == Stage::Open {
+            parts.stage = Stage::Ended;
         }
-        let done = parts.done.iter();
-        Some(
-            done.map(|(number, (part, _))| (*number, part.clone()))
-                .collect(),
-        )
+        before
     }
 
-    /// Undoes [`Self::end`], where the completion was refused.
+    /// Ends it, whatever is under way.
+    pub fn end_for_good(&self) {
+        self.move_on(|_| Stage::Ended);
+    }
+
+    /// Begins to complete it: no part may be added meanwhile. Gives all its parts, at one instant;
+    /// the stage where it is not open.
+    pub fn begin_completing(&self) -> std::result::Result<BTreeMap<PartNumber, PartInfo>, Stage> {
+        let mut parts = self.lock();
+        if parts.stage != Stage::Open {
+            return Err(parts.stage);
+        }
+        parts.stage = Stage::Completing;
+        let done = parts.done.iter();
+        Ok(done
+            .map(|(number, (part, _))| (*number, part.clone()))
+            .collect())
+    }
+
+    /// Opens it again, where the completion was refused.
     pub fn reopen(&self) {
-        self.lock().ended = false;
+        self.move_on(|stage| match stage {
+            Stage::Completing => Stage::Open,
+            other => other,
+        });
+    }
+
+    fn move_on(&self, to: impl FnOnce(Stage) -> Stage) {
+        let mut parts = self.lock();
+        parts.stage = to(parts.stage);
+        drop(parts);
+        self.completed.notify_waiters();
+    }
+
+    /// Waits until no completion is under way. Errors: Busy after a minute.
+    pub async fn no_longer_completing(&self) -> Result<()> {
+        let over = async {
+            loop {
+                let told = self.completed.notified();
+                if self.lock().stage != Stage::Completing {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let waited = tokio::time::timeout(COMPLETION_PATIENCE, over).await;
+        waited.map_err(|_| StoreError::Busy("a completion of this upload"))
+    }
+}
+
+impl Parts {
+    fn require_open(&self) -> Result<()> {
+        match self.stage {
+            Stage::Open => Ok(()),
+            Stage::Completing => Err(StoreError::Conflict),
+            Stage::Ended => Err(StoreError::NoSuchUpload),
+        }
     }
 }
 

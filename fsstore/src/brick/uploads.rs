@@ -162,27 +162,25 @@ impl<D: Disk> Uploads<D> {
         left.contains(id)
     }
 
-    /// Removes an ended upload's files.
+    /// Removes an upload's files, and ends it for those who use it.
     pub fn remove(&self, tree: &Tree<D>, bucket: &BucketName, id: &UploadId) -> Result<()> {
+        let removed = remove_files(tree, bucket.as_str(), id.as_str());
+        // Afterwards: nobody can open it any more who is not met here.
         let place = (bucket.clone(), id.clone());
         self.idle.remove(&place);
-        self.active
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&place);
-        remove_files(tree, bucket.as_str(), id.as_str())
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upload) = active.remove(&place).and_then(|known| known.upgrade()) {
+            upload.end_for_good();
+        }
+        removed
     }
 
     /// Ends and removes every upload of a bucket.
     pub fn remove_all(&self, tree: &Tree<D>, bucket: &BucketName) -> Result<()> {
         for name in names_in(tree, &tree.own.uploads, bucket.as_str())? {
-            if let Ok(id) = UploadId::parse(&name) {
-                if let Some(upload) = self.idle.get(&(bucket.clone(), id.clone())) {
-                    upload.end();
-                }
-                self.remove(tree, bucket, &id)?;
-            } else {
-                remove_files(tree, bucket.as_str(), &name)?;
+            match UploadId::parse(&name) {
+                Ok(id) => self.remove(tree, bucket, &id)?,
+                Err(_) => remove_files(tree, bucket.as_str(), &name)?,
             }
         }
         match tree.disk.remove_dir(&tree.own.uploads, bucket.as_str()) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{Subject, assert_refused};
 use crate::error::StoreError;
-use crate::name::{BucketName, UploadId};
+use crate::name::{BucketName, PartNumber, UploadId};
 use crate::object::{Locator, Precondition};
 use crate::volume::{
-    AttrsPatch, ListQuery, NewBucket, NewUpload, StageOptions, UploadsQuery, Volume,
+    AttrsPatch, ListQuery, NewBucket, NewUpload, StageOptions, StagedPart, UploadsQuery, Volume,
 };
 
 fn name(text: &str) -> BucketName {
@@ -69,6 +69,31 @@ pub async fn deleting_a_bucket_ends_its_uploads<V: Volume>(volume: Arc<V>) {
         StoreError::NoSuchUpload
     );
     on.assert_absent("k").await;
+}
+
+pub async fn deleting_a_bucket_ends_uploads_in_use<V: Volume>(volume: Arc<V>) {
+    let on = Subject::new(volume).await;
+    let mut staged = Vec::new();
+    // More than a volume may keep at hand of those that no request uses.
+    for n in 0..100 {
+        let (at, number) = (on.at(&format!("k{n}")), PartNumber::new(1).unwrap());
+        let id = on.begin(at.key.as_str(), NewUpload::default()).await;
+        let options = StageOptions::default();
+        let part = on.volume.stage_part(&at, &id, number, options).await;
+        staged.push((part.unwrap(), id));
+    }
+    on.volume.delete_bucket(&on.bucket).await.unwrap();
+    let on = Subject::new(on.volume).await;
+    for (n, (part, id)) in staged.into_iter().enumerate() {
+        assert_refused!(
+            part.commit(Vec::new(), None).await,
+            StoreError::NoSuchUpload | StoreError::NoSuchBucket
+        );
+        assert_refused!(
+            on.volume.upload(&on.at(&format!("k{n}")), &id).await,
+            StoreError::NoSuchUpload
+        );
+    }
 }
 
 pub async fn bucket_settings_are_kept<V: Volume>(volume: Arc<V>) {

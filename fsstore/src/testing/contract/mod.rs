@@ -38,7 +38,8 @@ macro_rules! volume_contract {
     ($make:expr) => {
         $crate::volume_contract! { @cases $make;
             buckets: a_bucket_is_made_seen_and_deleted, a_bucket_with_an_object_is_not_deleted,
-                deleting_a_bucket_ends_its_uploads, bucket_settings_are_kept,
+                deleting_a_bucket_ends_its_uploads, deleting_a_bucket_ends_uploads_in_use,
+                bucket_settings_are_kept,
                 buckets_are_listed_by_name, nothing_is_done_in_no_bucket,
                 create_bucket_has_one_winner;
             objects: an_object_is_put_got_replaced_and_removed, an_empty_object_is_an_object,
@@ -73,6 +74,7 @@ macro_rules! volume_contract {
                 a_small_part_is_refused_unless_last, numbers_may_have_gaps,
                 parts_of_any_size_are_put_together, an_empty_part_is_an_object,
                 an_aborted_upload_is_gone, completing_twice_answers_the_same,
+                completing_at_once_answers_the_same,
                 a_completed_upload_is_gone_with_its_object, an_upload_is_of_its_key,
                 an_upload_is_of_its_bucket, a_bad_part_leaves_the_old_one, a_refused_completion_leaves_the_upload,
                 one_of_two_completions_wins, ranges_are_copied_into_parts,

@@ -243,6 +243,28 @@ pub async fn an_aborted_upload_is_gone<V: Volume>(volume: Arc<V>) {
     assert_upload_gone(&on, &at, &UploadId::parse("never-begun").unwrap()).await;
 }
 
+pub async fn completing_at_once_answers_the_same<V: Volume>(volume: Arc<V>) {
+    let on = Arc::new(Subject::new(volume).await);
+    for key in ["k", "a//b", "marker/"] {
+        let id = on.begin(key, NewUpload::default()).await;
+        let part = on.part(key, &id, 1, b"1").await;
+        let mut tasks = Vec::new();
+        for _ in 0..8 {
+            let (on, id, claim) = (Arc::clone(&on), id.clone(), part_claim(&part));
+            tasks.push(tokio::spawn(async move {
+                let options = ComposeOptions::default();
+                on.volume.compose(&on.at(key), &id, &[claim], options).await
+            }));
+        }
+        let mut answers = Vec::new();
+        for task in tasks {
+            answers.push(task.await.unwrap().unwrap());
+        }
+        let stands = on.stat(key).await;
+        assert!(answers.iter().all(|answer| *answer == stands), "{key}");
+    }
+}
+
 pub async fn completing_twice_answers_the_same<V: Volume>(volume: Arc<V>) {
     let on = Subject::new(volume).await;
     for key in ["k", "a//b", "marker/"] {
