@@ -8,7 +8,7 @@
 mod tests;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -82,9 +82,7 @@ impl Edits {
             return tag;
         }
         let count = self.listed.fetch_add(1, Ordering::Relaxed);
-        let mut hasher = self.seed.build_hasher();
-        (ino, count).hash(&mut hasher);
-        ETag::provisional(hasher.finish())
+        ETag::provisional(self.seed.hash_one((ino, count)))
     }
 
     /// Whether a file is open for writing, or is as the last edit of it left it.
@@ -277,20 +275,22 @@ impl<D: Disk> Inner<D> {
             self.stamps.forget(ino);
             return Vec::new();
         }
+        let changed = !is_same_state(&facts, &editing.before);
+        // Another name would have moved its ctime.
+        if !changed && !editing.logged {
+            return Vec::new();
+        }
         if let Some(at) = at()
             && !editing.at.contains(&at)
         {
             editing.at.push(at);
         }
-        let changed = !is_same_state(&facts, &editing.before);
         if changed {
             self.stamps.doubt(ino);
             if editing.logged && editing.at.is_empty() {
                 // No row remembers the doubt.
                 self.void_record(file, &facts);
             }
-        } else if !editing.logged {
-            return Vec::new();
         }
         for at in &editing.at {
             if let Err(e) = self.reconcile(at) {
