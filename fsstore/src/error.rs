@@ -170,6 +170,40 @@ impl StoreError {
         }
     }
 
+    /// Whether the disk, or what stands on it, failed: an operation may have stopped half-way.
+    /// Other facts keep one from beginning.
+    pub fn is_of_the_disk(&self) -> bool {
+        match self {
+            Self::NoSpace
+            | Self::QuotaExceeded
+            | Self::ReadOnly
+            | Self::AccessDenied
+            | Self::Limit(_)
+            | Self::Obstructed
+            | Self::Conflict
+            | Self::Busy(_)
+            | Self::Corrupt(_)
+            | Self::MetadataTooLarge { .. }
+            | Self::Io { .. }
+            | Self::Index(_) => true,
+            Self::NoSuchBucket
+            | Self::NoSuchKey
+            | Self::NoSuchUpload
+            | Self::BucketExists { .. }
+            | Self::BucketNotEmpty
+            | Self::InvalidPart { .. }
+            | Self::InvalidPartOrder
+            | Self::PartTooSmall { .. }
+            | Self::PreconditionFailed(_)
+            | Self::DigestMismatch { .. }
+            | Self::LengthMismatch { .. }
+            | Self::TooLarge { .. }
+            | Self::RangeNotSatisfiable { .. }
+            | Self::ChangedWhileRead
+            | Self::Stopping => false,
+        }
+    }
+
     /// What a system call would say. Source: errno(3).
     pub fn errno(&self) -> Errno {
         match self {

@@ -30,6 +30,7 @@ mod tell;
 mod tests;
 mod turn;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,6 +51,8 @@ use crate::name::{BucketName, ObjectKey};
 
 /// Most jobs in one group.
 const MAX_GROUP: usize = 256;
+/// Most keys whose change stopped half-way that are kept; beyond, the log is kept to its end.
+const MAX_OWED: usize = 65_536;
 /// Stack of the thread, in bytes: trees of empty directories are looked through in depth.
 const STACK_LEN_BYTES: usize = 8 << 20;
 /// From this many staged files on, one syncfs(2) is cheaper than an fsync(2) each.
@@ -82,6 +85,8 @@ impl<D: Disk> Terms<D> {
 
 trait Act<D: Disk>: Send {
     fn act(&mut self, turn: &mut Turn<'_, D>);
+    /// Whether it may have stopped half-way.
+    fn is_half_done(&self) -> bool;
     fn answer(self: Box<Self>, failure: Option<StoreError>);
 }
 
@@ -100,6 +105,14 @@ where
     fn act(&mut self, turn: &mut Turn<'_, D>) {
         if let Some(act) = self.act.take() {
             self.result = Some(act(turn));
+        }
+    }
+
+    fn is_half_done(&self) -> bool {
+        match &self.result {
+            Some(Ok(_)) => false,
+            Some(Err(e)) => e.is_of_the_disk(),
+            None => true,
         }
     }
 
@@ -131,8 +144,17 @@ struct Shared<D: Disk> {
     disk: Arc<D>,
     log: Arc<IntentLog<D>>,
     watchers: Arc<Watchers>,
+    /// Keys whose change stopped half-way: the index may not have what became of them.
+    owed: Mutex<Owed>,
     /// The turn's lock.
     held: Mutex<Held<D>>,
+}
+
+#[derive(Default)]
+struct Owed {
+    keys: BTreeSet<(BucketName, ObjectKey)>,
+    /// There were more than are kept.
+    too_many: bool,
 }
 
 struct Held<D: Disk> {
@@ -145,6 +167,14 @@ impl<D: Disk> Shared<D> {
     fn hold(&self) -> MutexGuard<'_, Held<D>> {
         // Whoever panicked left a change half-way, as a crash may; the lists are whole.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owe(&self, keys: &[(BucketName, ObjectKey)]) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        owed.too_many |= owed.keys.len() + keys.len() > MAX_OWED;
+        if !owed.too_many {
+            owed.keys.extend(keys.iter().cloned());
+        }
     }
 
     /// Closes the open segment of the log where that is due, between two groups.
@@ -172,6 +202,7 @@ impl<D: Disk> Committer<D> {
             disk,
             log,
             watchers: Arc::default(),
+            owed: Mutex::default(),
             held: Mutex::new(Held {
                 unsynced: Unsynced::default(),
                 stopped: false,
@@ -249,6 +280,25 @@ impl<D: Disk> Committer<D> {
         held.unsynced.take_here(&shared.disk, changed);
         drop(held);
         acted.map_or_else(|panic| resume_unwind(panic), Ok)
+    }
+
+    /// Notes keys of which the index may not have what became of them, in the turn.
+    pub fn owe(&self, keys: &[(BucketName, ObjectKey)]) {
+        self.shared.owe(keys);
+    }
+
+    /// Takes the keys that are owed to the index; whoever cannot settle them
+    /// [owes](Self::owe) them again. None where there were too many to be kept.
+    pub fn take_owed(&self) -> Option<Vec<(BucketName, ObjectKey)>> {
+        let mut owed = self
+            .shared
+            .owed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match owed.too_many {
+            true => None,
+            false => Some(std::mem::take(&mut owed.keys).into_iter().collect()),
+        }
     }
 
     /// Tells `watcher` of every change from now on, as long as it lives.
@@ -381,6 +431,9 @@ fn act_one<D: Disk>(shared: &Shared<D>, job: &mut Job<D>, mode: Mode, changed: &
     let act = AssertUnwindSafe(|| job.act.act(&mut turn));
     if catch_unwind(act).is_err() {
         tracing::error!("a change panicked half-way");
+    }
+    if job.act.is_half_done() {
+        shared.owe(&job.terms.keys);
     }
 }
 

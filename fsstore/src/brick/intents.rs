@@ -362,6 +362,11 @@ impl<D: Disk> IntentLog<D> {
         open.segment.binds || open.closed.iter().any(|closed| closed.binds)
     }
 
+    /// Before the open segment is removed, everything is to be durable.
+    pub fn bind(&self) {
+        self.lock().segment.binds = true;
+    }
+
     /// Asks the committer to close the open segment before its next group.
     pub fn ask_rotation(&self) {
         self.rotation_asked.store(true, Ordering::Release);

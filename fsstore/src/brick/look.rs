@@ -98,6 +98,13 @@ impl Stamps {
         self.0.insert(ino, CHANGING);
     }
 
+    /// Notes a file as it is, where a change of ours was under way and stopped.
+    pub fn changed(&self, facts: &FileFacts) {
+        if self.0.get(&facts.ino) == Some(CHANGING) {
+            self.note(facts);
+        }
+    }
+
     /// Doubts a file's digests until its bytes have been read again.
     pub fn doubt(&self, ino: u64) {
         self.0.insert(ino, DOUBTED);

@@ -320,8 +320,15 @@ impl<D: Disk> Brick<D> {
         self.inner.bell.end();
         self.inner.watching.stop();
         let inner = Arc::clone(&self.inner);
-        sink::off_thread(move || inner.committer.close()).await?;
-        self.inner.drop_closed_segments().await
+        let settled = sink::off_thread(move || {
+            inner.committer.close()?;
+            Ok(inner.settle_owed())
+        })
+        .await?;
+        match settled {
+            true => self.inner.drop_closed_segments().await,
+            false => Ok(()),
+        }
     }
 }
 
@@ -331,13 +338,21 @@ impl<D: Disk> Inner<D> {
     }
 
     /// Closes the open segment of the log and drops it once the index is durable without it.
-    async fn rotate_log(&self) -> Result<()> {
+    async fn rotate_log(self: &Arc<Self>) -> Result<()> {
         if self.log.is_empty() && self.log.closed_through().is_none() {
             return Ok(());
         }
         self.log.ask_rotation();
-        self.committer.submit(Terms::to_look(), |_| Ok(())).await?;
-        self.drop_closed_segments().await
+        let inner = Arc::clone(self);
+        let settled = self
+            .committer
+            .submit(Terms::to_look(), move |_| Ok(inner.settle_owed()))
+            .await?;
+        match settled {
+            true => self.drop_closed_segments().await,
+            // The log goes on naming what the index may not have.
+            false => Ok(()),
+        }
     }
 
     async fn drop_closed_segments(&self) -> Result<()> {

@@ -206,7 +206,11 @@ impl<D: Disk> Inner<D> {
                     // Before anyone learns of the object: `data` must have no name but its key.
                     if unsettled.is_some() {
                         uploads.leave(&id);
-                    } else if let Err(e) = uploads.remove(tree, &place.bucket, &id) {
+                        return;
+                    }
+                    // That `data` loses its other name moves its ctime, and is not synced.
+                    inner.log.bind();
+                    if let Err(e) = uploads.remove(tree, &place.bucket, &id) {
                         uploads.leave(&id);
                         tracing::warn!(%id, "a completed upload's files stay until restart: {e}");
                     }

@@ -73,7 +73,12 @@ impl<D: Disk> Inner<D> {
             let acted = self.committer.act_here(keys, removes, |turn| {
                 // A segment begun meanwhile has no marks yet.
                 let ready = goes_unmarked || self.dirs_are_marked(keys);
-                ready.then(|| act.take().map(|act| act(turn))).flatten()
+                let acted = ready.then(|| act.take().map(|act| act(turn))).flatten();
+                if acted.as_ref().is_some_and(Result::is_err) {
+                    // It may have stopped half-way.
+                    self.committer.owe(keys);
+                }
+                acted
             });
             match acted {
                 Ok(Some(result)) => return result,

@@ -161,6 +161,38 @@ impl<D: Disk> Inner<D> {
         Ok(())
     }
 
+    /// In a turn, or when nobody takes one: looks at the keys whose change stopped half-way, and
+    /// at those above them. False where one cannot be looked at.
+    pub(super) fn settle_owed(&self) -> bool {
+        let Some(owed) = self.committer.take_owed() else {
+            return false;
+        };
+        let mut all = true;
+        for (bucket, key) in owed {
+            if let Err(e) = self.settle_key(&bucket, &key) {
+                tracing::warn!(%bucket, %key, "the index may not have what became of it: {e}");
+                self.committer.owe(&[(bucket, key)]);
+                all = false;
+            }
+        }
+        all
+    }
+
+    fn settle_key(&self, bucket: &BucketName, key: &ObjectKey) -> Result<()> {
+        let above = directories_above(key.as_str());
+        let above = above.filter_map(|key| ObjectKey::parse(key).ok());
+        for key in above.chain([key.clone()]) {
+            let at = Locator::new(bucket.clone(), key);
+            if let Some(found) = self.tree.find(&at)?
+                && found.file.is_some()
+            {
+                self.stamps.changed(&found.facts);
+            }
+            self.reconcile(&at)?;
+        }
+        Ok(())
+    }
+
     /// Looks at the key of a file that was being edited: its digests are in doubt until its
     /// bytes have been read again.
     fn recover_edit(&self, bucket: &BucketName, key: &ObjectKey) -> Result<()> {

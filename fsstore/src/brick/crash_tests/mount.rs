@@ -54,18 +54,18 @@ fn errno(e: std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
-/// Takes steps until one fails.
-fn walk(brick: &Brick<CrashDisk>, disk: &CrashDisk, steps: &[Step]) {
+/// Takes steps until one fails; gives how many did not.
+fn walk(brick: &Brick<CrashDisk>, disk: &CrashDisk, steps: &[Step]) -> usize {
     let mut open: Vec<Open> = Vec::new();
-    for step in steps {
-        if take(brick, disk, *step, &mut open).is_err() {
-            break;
-        }
-    }
+    let taken = steps
+        .iter()
+        .take_while(|step| take(brick, disk, **step, &mut open).is_ok())
+        .count();
     for (_, edit, ..) in open {
         // As when the process dies.
         std::mem::forget(edit);
     }
+    taken
 }
 
 fn take(
@@ -243,11 +243,11 @@ async fn cut_everywhere(setup: Vec<Op>, steps: &'static [Step]) {
                 let before = disk.counts().0;
                 disk.cut_after(cut);
                 let (walker, walked) = (brick.clone(), Arc::clone(&disk));
-                tokio::task::spawn_blocking(move || walk(&walker, &walked, steps))
-                    .await
-                    .unwrap();
+                let walking = tokio::task::spawn_blocking(move || walk(&walker, &walked, steps));
+                let taken = walking.await.unwrap();
                 let made = disk.counts().0 - before;
                 if made < cut {
+                    assert_eq!(taken, steps.len(), "a step failed by itself");
                     changes = made;
                 }
                 let kept = match turn % 3 {
