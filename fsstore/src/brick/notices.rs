@@ -1,6 +1,9 @@
 //! Who wants to know of changes, and how they hear of them: so that what a mount's kernel
 //! remembers is forgotten before the author of a change is answered.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
