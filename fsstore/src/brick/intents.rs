@@ -26,13 +26,14 @@ mod frame;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::frame::{BootId, BucketDir, Intent};
 use self::frame::{Frame, next_frame, push_bucket, push_dir, push_key, push_rows};
 use super::disk::{Disk, DiskFile};
+use super::tree::is_absent;
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
 
@@ -40,6 +41,8 @@ use crate::name::{BucketName, ObjectKey};
 pub const SEGMENT_LEN_BYTES: u64 = 4 << 20;
 /// Most directories of a bucket marked in one segment; beyond, the bucket is.
 const MAX_DIR_MARKS: usize = 64;
+/// Most keys named in every segment.
+const MAX_KEPT: usize = 16_384;
 /// Read at once when replaying, in bytes.
 const READ_LEN_BYTES: usize = 1 << 20;
 
@@ -87,6 +90,8 @@ struct Open<D: Disk> {
     closed: Vec<Closed<D>>,
     /// What is being edited, and must be named in every segment: by inode number.
     edited: BTreeMap<u64, Option<(BucketName, ObjectKey)>>,
+    /// Keys to be named in every segment: the next start will change something about them.
+    kept: BTreeSet<(BucketName, ObjectKey)>,
 }
 
 /// See the module.
@@ -155,6 +160,7 @@ impl<D: Disk> IntentLog<D> {
                 segment,
                 closed: Vec::new(),
                 edited: BTreeMap::new(),
+                kept: BTreeSet::new(),
             }),
             rotation_asked: AtomicBool::new(false),
         };
@@ -259,6 +265,14 @@ impl<D: Disk> IntentLog<D> {
                 .mark_of(bucket, path)
                 .is_some_and(|end| !durably || end <= segment.synced_bytes)
         })
+    }
+
+    /// Names a key, which the open segment names, in those to come as well.
+    pub fn keep(&self, bucket: &BucketName, key: &ObjectKey) {
+        let kept = &mut self.lock().kept;
+        if kept.len() < MAX_KEPT {
+            kept.insert((bucket.clone(), key.clone()));
+        }
     }
 
     /// Says, in this segment and in those to come, that a file with digests is being edited.
@@ -399,6 +413,9 @@ impl<D: Disk> IntentLog<D> {
         let open = &mut *self.lock();
         let mut frames = Vec::new();
         let mut ends = Vec::with_capacity(open.edited.len());
+        for (bucket, key) in &open.kept {
+            push_key(&mut frames, bucket, key);
+        }
         for (ino, at) in &open.edited {
             let (ino, at) = (*ino, at.clone());
             Intent::Edit { ino, at }.push_to(&mut frames);
@@ -406,7 +423,7 @@ impl<D: Disk> IntentLog<D> {
         }
         if !frames.is_empty() {
             self.write(&mut next, &frames)?;
-            next.binds = true;
+            next.binds = !open.edited.is_empty();
         }
         next.edits.extend(ends);
         next.head_len_bytes = next.len_bytes;
@@ -431,7 +448,7 @@ impl<D: Disk> IntentLog<D> {
     pub fn remove_through(&self, number: u64) -> Result<()> {
         let carries = {
             let open = self.lock();
-            !open.edited.is_empty()
+            !(open.edited.is_empty() && open.kept.is_empty())
         };
         if carries {
             self.sync()?;
@@ -447,7 +464,11 @@ impl<D: Disk> IntentLog<D> {
             })
             .map_err(io_failed)?;
         for name in names {
-            self.disk.unlink(&self.dir, &name).map_err(io_failed)?;
+            match self.disk.unlink(&self.dir, &name) {
+                // Another was faster.
+                Err(e) if is_absent(&e) => {}
+                other => other.map_err(io_failed)?,
+            }
         }
         self.lock().closed.retain(|closed| closed.number > number);
         Ok(())

@@ -204,14 +204,18 @@ impl<D: Disk> Inner<D> {
                     // The object first, durably: else a crash could leave neither.
                     unsettled = turn.settle().err();
                     // Before anyone learns of the object: `data` must have no name but its key.
-                    if unsettled.is_some() {
+                    let leave = || {
                         uploads.leave(&id);
-                        return;
+                        // The next start sweeps it, which moves the object's ctime.
+                        inner.log.keep(&place.bucket, &place.key);
+                    };
+                    if unsettled.is_some() {
+                        return leave();
                     }
                     // That `data` loses its other name moves its ctime, and is not synced.
                     inner.log.bind();
                     if let Err(e) = uploads.remove(tree, &place.bucket, &id) {
-                        uploads.leave(&id);
+                        leave();
                         tracing::warn!(%id, "a completed upload's files stay until restart: {e}");
                     }
                 });

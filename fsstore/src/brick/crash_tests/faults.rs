@@ -82,11 +82,7 @@ async fn fail_at(prepared: &Prepared, at: u64, errno: Errno, rotates: bool) {
         return;
     }
     let acknowledged = picture::take(&brick, &prepared.universe).await;
-    // What a completed upload could not take away is swept at the next start. That moves the
-    // object's ctime: without the log its tag is in doubt then.
-    let left = disk.world().paths_below(".portico/uploads");
-    let is_left = matches!(op, Complete(..)) && left.iter().any(|path| path.ends_with("/data"));
-    if rotates && !is_left {
+    if rotates {
         brick.inner.rotate_log().await.unwrap();
     }
     drop(brick);
