@@ -97,7 +97,8 @@ class Mount:
 
     def start(self):
         """Mounts, and waits until it stands."""
-        self.point.mkdir(parents=True, exist_ok=True)
+        if not mounts_at(self.point):
+            self.point.mkdir(parents=True, exist_ok=True)
         if BIND:
             run(["mount", "--bind", self.server.volume_dir / self.bucket, self.point])
             return self
@@ -116,7 +117,7 @@ class Mount:
         if not any(kind.startswith("fuse") for kind in mounts_at(self.point)):
             return False
         try:
-            os.stat(self.point)
+            os.statvfs(self.point)  # asks the server, where stat(2) may answer from memory
         except OSError:
             return False
         return True

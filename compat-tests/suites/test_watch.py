@@ -180,9 +180,7 @@ def test_own_changes_are_not_taken_for_others(server, s3, tree, here, shown):
     for number, body in enumerate([blob(5 * MIB), b"end"], 1):
         part = s3.upload_part(Bucket=tree, Key=f"{here}/parts", UploadId=upload, PartNumber=number, Body=body)
         parts.append({"PartNumber": number, "ETag": part["ETag"]})
-    s3.complete_multipart_upload(
-        Bucket=tree, Key=f"{here}/parts", UploadId=upload, MultipartUpload={"Parts": parts}
-    )
+    s3.complete_multipart_upload(Bucket=tree, Key=f"{here}/parts", UploadId=upload, MultipartUpload={"Parts": parts})
     for n in range(100):
         s3.delete_object(Bucket=tree, Key=f"{here}/{n}/k")
     server.path(tree, f"{here}-last").write_bytes(b"1")

@@ -19,6 +19,7 @@ def main():
     parser.add_argument("--count", type=int, default=100_000, help="crossings")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--doors", default="s3,mount,brick", help="where changes are made")
+    parser.add_argument("--without", default="", help="changes that are not made, by name: poke_map,link")
     parser.add_argument("--durability", default="strict", choices=["strict", "relaxed"])
     parser.add_argument("--config", default='scan_interval = "1s"\n', help="lines of portico.toml")
     parser.add_argument("--option", "-o", action="append", default=[], help="of the mount")
@@ -35,8 +36,8 @@ def main():
     try:
         server.start()
         mount.start()
-        doors = words.doors.split(",")
-        walk = Walk(server, mount.point, seed, doors)
+        choice = (words.doors.split(","), words.without.split(","))
+        walk = Walk(server, mount.point, seed, *choice)
         try:
             print(walk.run(crossings=words.count, report=lambda text: print(text, flush=True)))
             print("  ".join(f"{name} {count}" for name, count in sorted(walk.changes_made.items())))
@@ -44,7 +45,7 @@ def main():
             is_kept = True
             print(f"STALE: {stale}\n{server.log(2000)}\n{mount.log(2000)}\nkept: {home}", flush=True)
             if words.shrink:
-                shorter = shrink(lambda: Walk(server, mount.point, seed, doors), walk.trace)
+                shorter = shrink(lambda: Walk(server, mount.point, seed, *choice), walk.trace)
                 print("not repeated by its changes alone" if shorter is None else "\n".join(map(str, shorter)))
             return 1
         return 0

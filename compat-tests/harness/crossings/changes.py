@@ -30,10 +30,11 @@ def blob(size, seed):
     return random.Random(seed).randbytes(size)
 
 
-def draw(source, doors):
+def draw(source, doors, without=()):
     """One change, as a tuple of words."""
     door = source.choice(doors)
-    name = source.choice({"s3": S3_CHANGES, "mount": MOUNT_CHANGES, "brick": BRICK_CHANGES}[door])
+    names = {"s3": S3_CHANGES, "mount": MOUNT_CHANGES, "brick": BRICK_CHANGES}[door]
+    name = source.choice([name for name in names if name not in without])
     key, other, seed = source.choice(KEYS), source.choice(KEYS), source.randrange(1 << 30)
     size = source.choice(SIZES)
     if name in ("mkdir", "rmdir", "rename_folder"):
@@ -312,17 +313,23 @@ class Changes:
 
     def posix_chmod(self, door, path, _other, _size, seed, refused=False):
         if not refused:
+            if path in self.model.dirs:
+                return None  # directories have modes and times too
             self.model.file(path)
         os.chmod(self.roots[door] / path, 0o600 + seed % 64)
         return self.names_of(self.model.files[path])
 
     def posix_utime(self, door, path, _other, _size, seed, refused=False):
         if not refused:
+            if path in self.model.dirs:
+                return None  # directories have modes and times too
             self.model.file(path)
         os.utime(self.roots[door] / path, ns=(seed * 10**9, (10**9 + seed % 10**8) * 10**9 + seed))
         return self.names_of(self.model.files[path])
 
     def posix_meta(self, door, path, _other, _size, seed, refused=False):
+        if path in self.model.dirs:
+            return None
         inode = None if refused else self.model.file(path)
         os.setxattr(self.roots[door] / path, "user.s3.meta.m", str(seed).encode())
         inode.meta["m"] = str(seed)

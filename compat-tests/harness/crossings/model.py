@@ -20,11 +20,13 @@ class Inode:
 
     def write(self, data):
         """Other bytes: a tag that was of the old ones is not kept."""
-        self.data, self.tag = data, None
+        if data != self.data:
+            self.data, self.tag = data, None
 
     def tags(self):
-        """The ETags that are true of it, besides provisional ones."""
-        return {hashlib.md5(self.data).hexdigest()} if self.tag is None else {self.tag}
+        """The ETags that are true of it, besides provisional ones. The MD5 takes the place of a multipart tag once
+        the bytes were in doubt."""
+        return {hashlib.md5(self.data).hexdigest(), self.tag} - {None}
 
 
 def parent(path):
@@ -159,12 +161,12 @@ class Model:
     def link(self, path, to):
         """link(2)."""
         self.walk(path)
-        self.walk(to)
-        if path in self.dirs:
-            raise Refused(errno.EPERM, errno.EEXIST)
-        inode = self.file(path)
+        if path not in self.dirs and path not in self.files:
+            raise Refused(errno.ENOENT)
         self.free(to)
-        self.files[to] = inode
+        if path in self.dirs:
+            raise Refused(errno.EPERM)
+        self.files[to] = self.files[path]
 
     def rename(self, path, to):
         """rename(2) of a file or a directory."""

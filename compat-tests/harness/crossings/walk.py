@@ -18,8 +18,9 @@ SHOWN = 25
 class Walk:
     """Counts crossings; `trace` keeps every change that was made."""
 
-    def __init__(self, server, mount_root, seed, doors=("s3", "mount", "brick")):
-        self.server, self.mount_root, self.seed, self.doors = server, mount_root, seed, list(doors)
+    def __init__(self, server, mount_root, seed, doors=("s3", "mount", "brick"), without=()):
+        self.server, self.mount_root, self.seed = server, mount_root, seed
+        self.doors, self.without = list(doors), without
         self.crossings, self.changes_made, self.behind_s = 0, Counter(), []
         self.trace = []
 
@@ -43,7 +44,7 @@ class Walk:
             while (crossings is None or self.crossings < crossings) and (
                 seconds is None or time.monotonic() - started < seconds
             ):
-                self.step(draw(source, self.doors))
+                self.step(draw(source, self.doors, self.without))
                 if report and time.monotonic() - said > 10:
                     said = time.monotonic()
                     report(self.summary(said - started))
@@ -99,7 +100,9 @@ class Walk:
                 waited = within(grace_s, self.checks.s3_listing)  # whole, so that later ones need no grace
             self.checks.s3_page(few)
         else:
-            waited = max(within(grace_s, self.checks.mount_path, path) for path in neighbours(few))
+            waited = 0
+            for path in neighbours(few):
+                waited = max(waited, within(grace_s, self.checks.mount_path, path))
             for folder in {parent(path) for path in neighbours(few)}:
                 waited = max(waited, within(grace_s, self.checks.mount_listing, folder))
         if grace_s:
