@@ -14,7 +14,6 @@ use super::super::osdisk::posix::{
     set_mode,
 };
 use super::super::osdisk::{OsDisk, OsFile};
-use super::super::tree::Moved;
 use super::caller::on_behalf;
 use super::open::PosixFile;
 use super::place::{Below, Place, below, keys, place_of};
@@ -63,14 +62,6 @@ impl Inner<OsDisk> {
         self.displace_escaped(turn, at);
         let row = self.plain_row(&at.key, facts, &Record::default());
         self.tell_index(at, Change::Put(row));
-    }
-
-    /// A crash may have left an older object of this key in its shelter: the file counts.
-    pub(super) fn displace_escaped(&self, turn: &mut Turn<'_, OsDisk>, at: &Locator) {
-        let mut moved = Moved::default();
-        if let Err(e) = self.tree.replace_escaped(turn, at, &mut moved) {
-            tracing::warn!(bucket = %at.bucket, key = %at.key, "an older object stays: {e}");
-        }
     }
 
     pub(super) fn make_directory(

@@ -2,7 +2,7 @@
 //! every other door's changes.
 //!
 //! - where a path stands: [`place`]; on whose behalf: [`caller`]
-//! - names: [`make`], [`remove`], [`rename`]
+//! - names: [`make`], [`remove`], [`rename`]; what stands aside for them: [`shelters`]
 //! - files and directories held open: [`open`], [`dirs`]
 //! - attributes: [`attrs`], [`xattrs`]; what they leave of digests: [`keep`]
 //!
@@ -17,6 +17,7 @@ mod open;
 mod place;
 mod remove;
 mod rename;
+mod shelters;
 
 #[cfg(test)]
 mod tests;

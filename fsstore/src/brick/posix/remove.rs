@@ -3,18 +3,15 @@
 use std::sync::Arc;
 
 use super::super::Inner;
-use super::super::commit::Turn;
 use super::super::index::Change;
 use super::super::osdisk::posix::{
     Met, is_regular, is_symlink, meet_at, take_directory, take_name,
 };
 use super::super::osdisk::{OsDisk, OsFile};
-use super::super::tree::Moved;
 use super::dirs::PosixDir;
 use super::place::{Below, Place, keys, place_of};
 use crate::files::{Errno, FilePath, FileResult, OpenDir};
 use crate::name::BucketName;
-use crate::object::Locator;
 
 impl Inner<OsDisk> {
     pub(super) fn unlink(&self, path: &FilePath) -> FileResult<()> {
@@ -62,14 +59,6 @@ impl Inner<OsDisk> {
         self.tree.disk.open_node(place.path).ok().map(OsFile::from)
     }
 
-    /// Where a crash left two objects of one key, the plain one is the last to go.
-    fn remove_escaped_too(&self, turn: &mut Turn<'_, OsDisk>, at: &Locator) -> FileResult<()> {
-        let mut moved = Moved::default();
-        self.tree
-            .replace_escaped(turn, at, &mut moved)
-            .map_err(|e| e.errno())
-    }
-
     pub(super) fn remove_directory(&self, path: &FilePath) -> FileResult<()> {
         let place = match place_of(path)? {
             Place::Below(place) => place,
@@ -94,43 +83,6 @@ impl Inner<OsDisk> {
             self.marker_left(turn, &place)?;
             self.directory_left(turn, &place)
         })
-    }
-
-    /// A directory does not stand at a path any more: its marker is gone, the object that it
-    /// sheltered is back.
-    pub(super) fn directory_left(
-        &self,
-        turn: &mut Turn<'_, OsDisk>,
-        place: &Below<'_>,
-    ) -> FileResult<()> {
-        let Some(at) = place.object() else {
-            return Ok(());
-        };
-        let parent = self.tree.disk.open_directory(&place.parent)?;
-        let (path, mut moved) = (at.key.as_str(), Moved::default());
-        let name = place.name.to_str().ok_or(Errno::ILSEQ)?;
-        let left = self
-            .tree
-            .leave_shelter(turn, &at.bucket, path, &parent, name, &mut moved);
-        self.reconcile_moved(&at.bucket, &moved)
-            .and(left)
-            .map_err(|e| e.errno())?;
-        Ok(())
-    }
-
-    /// The marker of a directory that does not stand any more, with its body.
-    pub(super) fn marker_left(
-        &self,
-        turn: &mut Turn<'_, OsDisk>,
-        place: &Below<'_>,
-    ) -> FileResult<()> {
-        let Some(marker) = place.marker() else {
-            return Ok(());
-        };
-        let mut moved = Moved::default();
-        let removed = self.tree.unlink_escaped(turn, &marker, &mut moved);
-        self.tell_index(&marker, Change::Remove);
-        removed.map_err(|e| e.errno())
     }
 
     fn remove_bucket_dir(&self, path: &FilePath, bucket: &BucketName) -> FileResult<()> {

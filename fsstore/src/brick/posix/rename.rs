@@ -195,6 +195,7 @@ impl Inner<OsDisk> {
             true => self.tree.disk.open_directory(to.place.path).ok(),
             false => None,
         };
+        let aside = self.aside_below(&to.place)?;
         let (old, new) = (from.place.marker(), to.place.marker());
         self.move_dir(
             (&from.place.bucket, old.as_ref().map(|at| &at.key)),
@@ -217,6 +218,7 @@ impl Inner<OsDisk> {
                 self.reconcile_or_warn(&marker);
             }
         }
+        self.displace_all(turn, &aside);
         self.directory_left(turn, &from.place)
     }
 
@@ -229,9 +231,12 @@ impl Inner<OsDisk> {
         let moves_trees = [from, to]
             .iter()
             .any(|end| end.has(is_dir) || end.has(is_symlink));
+        let mut aside = Vec::new();
         if moves_trees {
             self.rows_may_move(&from.place.bucket)?;
             self.rows_may_move(&to.place.bucket)?;
+            aside.extend(self.aside_below(&from.place)?);
+            aside.extend(self.aside_below(&to.place)?);
         }
         let kept = (self.keep_end(from), self.keep_end(to));
         let moved = rename(from, to, RenameMode::Exchange);
@@ -265,6 +270,7 @@ impl Inner<OsDisk> {
                     self.reconcile_or_warn(at);
                 }
             }
+            self.displace_all(turn, &aside);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod errors;
 mod links;
 mod names;
 mod races;
+mod random;
 mod renames;
 mod writing;
 mod xattributes;
@@ -55,6 +56,7 @@ const fn flags(read: bool, write: bool) -> OpenFlags {
 struct Scene {
     brick: Brick,
     runtime: Runtime,
+    options: BrickOptions,
     dir: tempfile::TempDir,
 }
 
@@ -100,10 +102,11 @@ impl Scene {
         let runtime = Runtime::new().unwrap();
         let mut options = BrickOptions::new(dir.path());
         change(&mut options);
-        let brick = runtime.block_on(Brick::open(options)).unwrap();
+        let brick = runtime.block_on(Brick::open(options.clone())).unwrap();
         let scene = Self {
             brick,
             runtime,
+            options,
             dir,
         };
         scene.make_bucket("b");
@@ -111,18 +114,19 @@ impl Scene {
     }
 
     fn reopened(self) -> Self {
+        self.runtime.block_on(self.brick.close()).unwrap();
         let Self {
             brick,
             runtime,
+            options,
             dir,
         } = self;
-        runtime.block_on(brick.close()).unwrap();
         drop(brick);
-        let options = BrickOptions::new(dir.path());
-        let brick = runtime.block_on(Brick::open(options)).unwrap();
+        let brick = runtime.block_on(Brick::open(options.clone())).unwrap();
         Self {
             brick,
             runtime,
+            options,
             dir,
         }
     }

@@ -140,6 +140,31 @@ fn the_object_that_a_directory_displaced_comes_back_when_it_moves_away() {
 }
 
 #[test]
+fn a_directory_moved_to_where_an_object_stood_aside_replaces_it() {
+    let scene = Scene::new();
+    let aside = scene.put("d/k", b"aside");
+    scene.put("d/k/below", b"x");
+    scene.put("d/other", b"aside too");
+    scene.put("d/other/below", b"x");
+    scene.mv("b/d", "b/e").unwrap();
+    assert_eq!(
+        scene.keys(),
+        ["d/k", "d/other", "e/k/below", "e/other/below"]
+    );
+    assert_eq!(scene.stat("d/k").etag, aside.etag);
+    let put = scene.put("new/k", b"hello");
+    scene.mv("b/new", "b/d").unwrap();
+    assert_eq!(
+        scene.keys(),
+        ["d/k", "d/other", "e/k/below", "e/other/below"]
+    );
+    assert_eq!(scene.stat("d/k").etag, put.etag);
+    assert_eq!(scene.get("d/other"), b"aside too");
+    scene.brick.unlink(&path("b/d/k")).unwrap();
+    assert!(!scene.has_key("d/k"));
+}
+
+#[test]
 fn two_names_change_places() {
     let scene = Scene::new();
     let one = scene.put("one", b"1");
