@@ -80,7 +80,11 @@ impl<V: Files, B> FileSystem<V, B> {
 
     /// The inode number of what the kernel knows by `ino`.
     fn real(&self, ino: u64) -> u64 {
-        if ino == ROOT { self.root_ino } else { ino }
+        if ino == ROOT {
+            self.root_ino
+        } else {
+            self.nodes.real(ino)
+        }
     }
 
     fn still(&self) -> RwLockReadGuard<'_, ()> {
@@ -143,11 +147,17 @@ impl<V: Files, B> FileSystem<V, B> {
         }
     }
 
-    fn entry(&self, parent: u64, name: &OsStr, attr: FileAttr) -> Entry {
-        Entry {
-            attr,
-            may_remember: self.nodes.looked_up(parent, name, &attr),
-        }
+    fn entry(&self, parent: u64, name: &OsStr, mut attr: FileAttr) -> Entry {
+        let may_remember = self.nodes.looked_up(parent, name, &mut attr);
+        Entry { attr, may_remember }
+    }
+
+    /// What is said of a node that the kernel knows.
+    fn described(&self, ino: u64, attr: FileAttr) -> Entry {
+        let shown = if ino == ROOT { self.root_ino } else { ino };
+        let attr = FileAttr { ino: shown, ..attr };
+        let may_remember = self.nodes.described(ino, &attr);
+        Entry { attr, may_remember }
     }
 
     /// What stands at a name. Errors: ENOENT.
@@ -173,10 +183,7 @@ impl<V: Files, B> FileSystem<V, B> {
                 attr: last,
                 may_remember: false,
             }),
-            (Ok(attr), _) => Ok(Entry {
-                attr,
-                may_remember: self.nodes.described(ino, &attr),
-            }),
+            (Ok(attr), _) => Ok(self.described(ino, attr)),
             (Err(error), _) => Err(error),
         }
     }
@@ -207,16 +214,14 @@ impl<V: Files, B> FileSystem<V, B> {
             Some(open) => act(Target::Open(&open.file)),
             None => self.change(ino, act),
         }?;
-        Ok(Entry {
-            attr,
-            may_remember: self.nodes.described(ino, &attr),
-        })
+        Ok(self.described(ino, attr))
     }
 
     /// Where a symbolic link leads.
     pub fn read_link(&self, ino: u64) -> FileResult<OsString> {
         let _still = self.still();
-        self.by_name(ino, |path| self.volume.read_link(path, ino))
+        let real = self.real(ino);
+        self.by_name(ino, |path| self.volume.read_link(path, real))
     }
 
     /// Makes a directory.
@@ -358,12 +363,13 @@ impl<V: Files, B> FileSystem<V, B> {
         self.nodes.find(path)
     }
 
-    /// The number by which the kernel may know an inode; none where it does not.
-    pub fn known(&self, ino: u64) -> Option<u64> {
+    /// The numbers by which the kernel may know an inode.
+    pub fn known(&self, ino: u64) -> Vec<u64> {
+        let mut known = self.nodes.known(ino);
         if ino == self.root_ino {
-            return Some(ROOT);
+            known.push(ROOT);
         }
-        self.nodes.is_known(ino).then_some(ino)
+        known
     }
 
     /// Every number, and every directory and name, that the kernel may know.

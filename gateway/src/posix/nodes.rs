@@ -2,7 +2,9 @@
 //! are held open.
 //!
 //! The kernel speaks of files by number. A number is an inode's, so hard links are one node with
-//! several names; the mount's root alone is [`ROOT`]. Names make a tree of `(directory, name)`,
+//! several names; the mount's root alone is [`ROOT`]. Where an inode's number is used again while
+//! the kernel still holds the file that had it, the new file has a stand-in for a number: the
+//! kernel would end whoever uses the old one with EIO. Names make a tree of `(directory, name)`,
 //! and a path is made by climbing it: so a renamed directory takes all below it along.
 //!
 //! A node lives as long as the kernel counts on it ([`Nodes::forget`]) or it is held open. The
@@ -22,6 +24,8 @@ pub const ROOT: u64 = 1;
 /// More directories above a file than any path has room for: a climb that is longer runs in
 /// circles. Source: PATH_MAX.
 const MAX_DEPTH: usize = 4_096;
+/// Where stand-ins for numbers begin: no file system counts its inodes so far.
+const FIRST_STAND_IN: u64 = 1 << 62;
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ struct Place {
 
 #[derive(Debug)]
 struct Node<H> {
+    /// The inode's own number.
+    real: u64,
     generation: u64,
     /// How often the kernel was given this node and has not said that it forgot it.
     lookups: u64,
@@ -51,8 +57,9 @@ struct Node<H> {
 }
 
 impl<H> Node<H> {
-    fn new(generation: u64) -> Self {
+    fn new(real: u64, generation: u64) -> Self {
         Self {
+            real,
             generation,
             lookups: 0,
             names: Vec::new(),
@@ -69,7 +76,15 @@ impl<H> Node<H> {
 #[derive(Debug)]
 pub struct Nodes<H> {
     base: FilePath,
-    table: Mutex<HashMap<u64, Node<H>>>,
+    table: Mutex<Table<H>>,
+}
+
+#[derive(Debug)]
+struct Table<H> {
+    nodes: HashMap<u64, Node<H>>,
+    /// Which inodes have stand-ins for their numbers.
+    stand_ins: HashMap<u64, u64>,
+    next_stand_in: u64,
 }
 
 /// The type bits of a mode. Source: inode(7), S_IFMT.
@@ -79,48 +94,67 @@ const REGULAR: u32 = 0o100_000;
 impl<H: Clone> Nodes<H> {
     /// The table of a mount that shows what is below `base`.
     pub fn new(base: FilePath) -> Self {
-        let table = HashMap::from([(ROOT, Node::new(0))]);
+        let table = Table {
+            nodes: HashMap::from([(ROOT, Node::new(ROOT, 0))]),
+            stand_ins: HashMap::new(),
+            next_stand_in: FIRST_STAND_IN,
+        };
         Self {
             base,
             table: Mutex::new(table),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Node<H>>> {
+    fn lock(&self) -> MutexGuard<'_, Table<H>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the kernel is given what stands at `name`: it counts on it once more. Gives
-    /// whether its attributes may be remembered, which is while nobody writes.
-    pub fn looked_up(&self, parent: u64, name: &OsStr, attr: &FileAttr) -> bool {
+    /// Notes that the kernel is given what stands at `name`: it counts on it once more. Puts the
+    /// number by which the kernel is to know it into `attr`, and gives whether its attributes may
+    /// be remembered, which is while nobody writes.
+    pub fn looked_up(&self, parent: u64, name: &OsStr, attr: &mut FileAttr) -> bool {
         let mut table = self.lock();
-        let before = table.get(&parent).and_then(|dir| dir.children.get(name));
-        let before = before.copied();
-        let node = table
-            .entry(attr.ino)
-            .or_insert_with(|| Node::new(attr.generation));
-        if node.generation != attr.generation {
-            // The number is a new file's. The kernel still holds the old one and will say how
-            // often it forgets that: the counts are added up.
-            node.generation = attr.generation;
-            node.names.clear();
-            node.children.clear();
-            node.last = None;
-            node.opened_as = None;
-        }
+        let (real, generation) = (attr.ino, attr.generation);
+        let number = table.number(real, generation);
+        attr.ino = number;
+        let before = table.nodes.get(&parent);
+        let before = before.and_then(|dir| dir.children.get(name)).copied();
+        let node = table.nodes.entry(number);
+        let node = node.or_insert_with(|| Node::new(real, generation));
         node.lookups += 1;
         note_last(node, attr);
         let may_remember = node.writer_count == 0;
-        if before != Some(attr.ino) || node.names.is_empty() {
-            name_node(&mut table, parent, name, attr.ino);
+        if before != Some(number) || node.names.is_empty() {
+            table.name(parent, name, number);
         }
         may_remember
+    }
+
+    /// The inode's own number.
+    pub fn real(&self, number: u64) -> u64 {
+        if number < FIRST_STAND_IN {
+            return number;
+        }
+        let table = self.lock();
+        table.nodes.get(&number).map_or(number, |node| node.real)
+    }
+
+    /// The numbers by which the kernel may know an inode.
+    pub fn known(&self, real: u64) -> Vec<u64> {
+        let table = self.lock();
+        let stand_in = table.stand_ins.get(&real).copied();
+        let is_known = |number: &u64| *number != ROOT && table.nodes.contains_key(number);
+        [Some(real), stand_in]
+            .into_iter()
+            .flatten()
+            .filter(is_known)
+            .collect()
     }
 
     /// Notes what was said of a node. Gives whether its attributes may be remembered.
     pub fn described(&self, ino: u64, attr: &FileAttr) -> bool {
         let mut table = self.lock();
-        let Some(node) = table.get_mut(&ino) else {
+        let Some(node) = table.nodes.get_mut(&ino) else {
             return true;
         };
         note_last(node, attr);
@@ -130,7 +164,7 @@ impl<H: Clone> Nodes<H> {
     /// What was last said of a directory that has lost its name, as it is now: without names.
     pub fn last_words(&self, ino: u64) -> Option<FileAttr> {
         let table = self.lock();
-        let node = table.get(&ino).filter(|node| node.names.is_empty())?;
+        let node = table.nodes.get(&ino).filter(|node| node.names.is_empty())?;
         let last = node.last.as_deref()?;
         Some(FileAttr {
             link_count: 0,
@@ -141,11 +175,11 @@ impl<H: Clone> Nodes<H> {
     /// The kernel counts on a node `count` times less. Gives true where it is gone from the table.
     pub fn forget(&self, ino: u64, count: u64) -> bool {
         let mut table = self.lock();
-        let Some(node) = table.get_mut(&ino) else {
+        let Some(node) = table.nodes.get_mut(&ino) else {
             return false;
         };
         node.lookups = node.lookups.saturating_sub(count);
-        drop_unneeded(&mut table, ino)
+        table.drop_unneeded(ino)
     }
 
     /// Where a node stands: the path of one of its names. Errors: ESTALE where it has none.
@@ -162,7 +196,7 @@ impl<H: Clone> Nodes<H> {
         let table = self.lock();
         let mut at = ino;
         while at != ROOT {
-            let node = table.get(&at).ok_or(Errno::STALE)?;
+            let node = table.nodes.get(&at).ok_or(Errno::STALE)?;
             let index = if at == ino { name_index } else { 0 };
             let place = node.names.get(index).ok_or(Errno::STALE)?;
             if names.len() == MAX_DEPTH {
@@ -185,51 +219,57 @@ impl<H: Clone> Nodes<H> {
             return Some(ROOT);
         }
         let table = self.lock();
-        let place = table.get(&ino)?.names.first()?;
+        let place = table.nodes.get(&ino)?.names.first()?;
         Some(place.parent)
     }
 
     /// True for what is no regular file as far as is known.
     pub fn is_directory(&self, parent: u64, name: &OsStr) -> bool {
         let table = self.lock();
-        let child = table.get(&parent).and_then(|dir| dir.children.get(name));
-        let node = child.and_then(|ino| table.get(ino));
+        let child = table
+            .nodes
+            .get(&parent)
+            .and_then(|dir| dir.children.get(name));
+        let node = child.and_then(|ino| table.nodes.get(ino));
         node.is_none_or(|node| node.last.is_some())
     }
 
     /// A name was taken away by this mount.
     pub fn unlinked(&self, parent: u64, name: &OsStr) {
-        unname(&mut self.lock(), parent, name);
+        self.lock().unname(parent, name);
     }
 
     /// A name was given to a node by this mount, where another or none stood.
     pub fn renamed(&self, parent: u64, name: &OsStr, new_parent: u64, new_name: &OsStr) {
         let mut table = self.lock();
-        let from = table.get(&parent).and_then(|dir| dir.children.get(name));
+        let from = table
+            .nodes
+            .get(&parent)
+            .and_then(|dir| dir.children.get(name));
         let Some(ino) = from.copied() else {
-            unname(&mut table, new_parent, new_name);
+            table.unname(new_parent, new_name);
             return;
         };
-        unname(&mut table, parent, name);
-        name_node(&mut table, new_parent, new_name, ino);
+        table.unname(parent, name);
+        table.name(new_parent, new_name, ino);
     }
 
     /// Two names changed places.
     pub fn exchanged(&self, parent: u64, name: &OsStr, new_parent: u64, new_name: &OsStr) {
         let mut table = self.lock();
-        let at = |table: &HashMap<u64, Node<H>>, parent, name: &OsStr| {
-            let dir: Option<&Node<H>> = table.get(&parent);
+        let at = |table: &Table<H>, parent, name: &OsStr| {
+            let dir = table.nodes.get(&parent);
             dir.and_then(|dir| dir.children.get(name)).copied()
         };
         let one = at(&table, parent, name);
         let other = at(&table, new_parent, new_name);
-        unname(&mut table, parent, name);
-        unname(&mut table, new_parent, new_name);
+        table.unname(parent, name);
+        table.unname(new_parent, new_name);
         if let Some(one) = one {
-            name_node(&mut table, new_parent, new_name, one);
+            table.name(new_parent, new_name, one);
         }
         if let Some(other) = other {
-            name_node(&mut table, parent, name, other);
+            table.name(parent, name, other);
         }
     }
 
@@ -237,7 +277,7 @@ impl<H: Clone> Nodes<H> {
     /// write: from then on its attributes may not be remembered.
     pub fn opened(&self, ino: u64, number: u64, handle: H, is_writable: bool) -> bool {
         let mut table = self.lock();
-        let node = table.entry(ino).or_insert_with(|| Node::new(0));
+        let node = table.nodes.entry(ino).or_insert_with(|| Node::new(ino, 0));
         node.open.push((number, handle));
         node.writer_count += usize::from(is_writable);
         is_writable && node.writer_count == 1
@@ -247,14 +287,14 @@ impl<H: Clone> Nodes<H> {
     pub fn is_as_before(&self, ino: u64, attr: &FileAttr) -> bool {
         let now = (attr.len_bytes, attr.mtime_ns, attr.ctime_ns);
         let mut table = self.lock();
-        let node = table.get_mut(&ino);
+        let node = table.nodes.get_mut(&ino);
         node.is_some_and(|node| node.opened_as.replace(now) == Some(now))
     }
 
     /// A handle holds its node no more; [`Nodes::closed`] follows once its file is closed.
     pub fn unheld(&self, ino: u64, number: u64) {
         let mut table = self.lock();
-        if let Some(node) = table.get_mut(&ino) {
+        if let Some(node) = table.nodes.get_mut(&ino) {
             node.open.retain(|(other, _)| *other != number);
         }
     }
@@ -262,23 +302,18 @@ impl<H: Clone> Nodes<H> {
     /// A handle's file is closed.
     pub fn closed(&self, ino: u64, was_writable: bool) {
         let mut table = self.lock();
-        if let Some(node) = table.get_mut(&ino) {
+        if let Some(node) = table.nodes.get_mut(&ino) {
             node.writer_count = node.writer_count.saturating_sub(usize::from(was_writable));
         }
-        drop_unneeded(&mut table, ino);
+        table.drop_unneeded(ino);
     }
 
     /// A handle that holds a node open; the first that `suits`, else any.
     pub fn handle(&self, ino: u64, suits: impl Fn(&H) -> bool) -> Option<H> {
         let table = self.lock();
-        let open = &table.get(&ino)?.open;
+        let open = &table.nodes.get(&ino)?.open;
         let found = open.iter().find(|(_, handle)| suits(handle));
         found.or(open.first()).map(|(_, handle)| handle.clone())
-    }
-
-    /// Whether the kernel may know this node.
-    pub fn is_known(&self, ino: u64) -> bool {
-        self.lock().contains_key(&ino)
     }
 
     /// The node of a path and the one above it, as far as the kernel knows them: `None` where
@@ -301,7 +336,10 @@ impl<H: Clone> Nodes<H> {
         };
         for name in below {
             let parent = found.ino?;
-            let child = table.get(&parent).and_then(|dir| dir.children.get(name));
+            let child = table
+                .nodes
+                .get(&parent)
+                .and_then(|dir| dir.children.get(name));
             found = Found {
                 parent: Some(parent),
                 name: Some(Arc::from(name)),
@@ -313,7 +351,7 @@ impl<H: Clone> Nodes<H> {
 
     /// Every node that the kernel may know.
     pub fn all(&self) -> Vec<u64> {
-        self.lock().keys().copied().collect()
+        self.lock().nodes.keys().copied().collect()
     }
 
     /// Every name that the kernel was told of, as directory and name.
@@ -327,7 +365,7 @@ impl<H: Clone> Nodes<H> {
                 .collect();
             names
         };
-        table.iter().flat_map(of_dir).collect()
+        table.nodes.iter().flat_map(of_dir).collect()
     }
 }
 
@@ -348,45 +386,65 @@ fn note_last<H>(node: &mut Node<H>, attr: &FileAttr) {
     }
 }
 
-/// Gives a node a name, which whatever had it loses.
-fn name_node<H>(table: &mut HashMap<u64, Node<H>>, parent: u64, name: &OsStr, ino: u64) {
-    unname(table, parent, name);
-    let name: Arc<OsStr> = Arc::from(name);
-    if let Some(dir) = table.get_mut(&parent) {
-        dir.children.insert(Arc::clone(&name), ino);
+impl<H> Table<H> {
+    /// The number by which the kernel knows, or is to know, a file.
+    fn number(&mut self, real: u64, generation: u64) -> u64 {
+        let stand_in = self.stand_ins.get(&real).copied();
+        for number in stand_in.into_iter().chain([real]) {
+            let node = self.nodes.get(&number);
+            if number != ROOT && node.is_none_or(|node| node.generation == generation) {
+                return number;
+            }
+        }
+        let number = self.next_stand_in;
+        self.next_stand_in += 1;
+        self.stand_ins.insert(real, number);
+        number
     }
-    if let Some(node) = table.get_mut(&ino) {
-        node.names.push(Place { parent, name });
-    }
-}
 
-/// Takes a name away.
-fn unname<H>(table: &mut HashMap<u64, Node<H>>, parent: u64, name: &OsStr) {
-    let dir = table.get_mut(&parent);
-    let Some(ino) = dir.and_then(|dir| dir.children.remove(name)) else {
-        return;
-    };
-    if let Some(node) = table.get_mut(&ino) {
-        node.names
-            .retain(|place| place.parent != parent || &*place.name != name);
-    }
-}
-
-/// Drops a node that neither the kernel nor a handle needs.
-fn drop_unneeded<H>(table: &mut HashMap<u64, Node<H>>, ino: u64) -> bool {
-    let is_needed = |node: &Node<H>| node.lookups > 0 || !node.open.is_empty();
-    if ino == ROOT || table.get(&ino).is_none_or(is_needed) {
-        return false;
-    }
-    let Some(node) = table.remove(&ino) else {
-        return false;
-    };
-    for place in node.names {
-        if let Some(dir) = table.get_mut(&place.parent) {
-            dir.children.remove(&place.name);
+    /// Gives a node a name, which whatever had it loses.
+    fn name(&mut self, parent: u64, name: &OsStr, ino: u64) {
+        self.unname(parent, name);
+        let name: Arc<OsStr> = Arc::from(name);
+        if let Some(dir) = self.nodes.get_mut(&parent) {
+            dir.children.insert(Arc::clone(&name), ino);
+        }
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.names.push(Place { parent, name });
         }
     }
-    true
+
+    /// Takes a name away.
+    fn unname(&mut self, parent: u64, name: &OsStr) {
+        let dir = self.nodes.get_mut(&parent);
+        let Some(ino) = dir.and_then(|dir| dir.children.remove(name)) else {
+            return;
+        };
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.names
+                .retain(|place| place.parent != parent || &*place.name != name);
+        }
+    }
+
+    /// Drops a node that neither the kernel nor a handle needs; gives whether it did.
+    fn drop_unneeded(&mut self, ino: u64) -> bool {
+        let is_needed = |node: &Node<H>| node.lookups > 0 || !node.open.is_empty();
+        if ino == ROOT || self.nodes.get(&ino).is_none_or(is_needed) {
+            return false;
+        }
+        let Some(node) = self.nodes.remove(&ino) else {
+            return false;
+        };
+        if self.stand_ins.get(&node.real) == Some(&ino) {
+            self.stand_ins.remove(&node.real);
+        }
+        for place in node.names {
+            if let Some(dir) = self.nodes.get_mut(&place.parent) {
+                dir.children.remove(&place.name);
+            }
+        }
+        true
+    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl<V: Files, B: Send + Sync + 'static, K: Kernel> FilesWatcher for Teller<V, B
     }
 
     fn file_changed(&self, ino: u64) {
-        if let Some(ino) = self.fs.known(ino) {
+        for ino in self.fs.known(ino) {
             self.kernel.forget_file(ino);
         }
     }

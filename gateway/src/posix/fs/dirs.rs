@@ -105,7 +105,7 @@ impl<V: Files, B> FileSystem<V, B> {
             let entry = self.entry(handle.ino, listed.name, attr);
             let was_taken = visit(listed, Some(entry));
             if !was_taken {
-                self.nodes.forget(attr.ino, 1);
+                self.nodes.forget(entry.attr.ino, 1);
             }
             was_taken
         })

@@ -77,7 +77,7 @@ impl<V: Files, B> FileSystem<V, B> {
         let (attr, file) = self.volume.create(&path, mode, flags, caller)?;
         let entry = self.entry(parent, name, attr);
         let must_see_writes = flags.write && caller.uid != 0 && has_set_id(attr.mode);
-        let mut opened = self.hold(attr.ino, file, must_see_writes);
+        let mut opened = self.hold(entry.attr.ino, file, must_see_writes);
         // An empty file cannot be changed by stores to mapped memory alone: it must grow first,
         // by a call after which the kernel asks again. So what is said of it may be remembered.
         let is_empty = attr.len_bytes == 0;

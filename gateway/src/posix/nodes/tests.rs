@@ -26,7 +26,13 @@ const DIR: u32 = 0o040_755;
 const FILE: u32 = 0o100_644;
 
 fn see(nodes: &Nodes<u8>, parent: u64, name: &str, ino: u64, mode: u32) {
-    nodes.looked_up(parent, OsStr::new(name), &attr(ino, 1, mode));
+    look_up(nodes, parent, name, attr(ino, 1, mode));
+}
+
+/// The number that the kernel is given.
+fn look_up(nodes: &Nodes<u8>, parent: u64, name: &str, mut attr: FileAttr) -> u64 {
+    nodes.looked_up(parent, OsStr::new(name), &mut attr);
+    attr.ino
 }
 
 fn path(nodes: &Nodes<u8>, ino: u64) -> Result<String, Errno> {
@@ -87,10 +93,10 @@ fn what_is_renamed_over_loses_its_name_and_stays_by_its_handle() {
     assert_eq!(path(&nodes, 11), Err(Errno::STALE));
     assert_eq!(nodes.handle(11, |_| true), Some(70));
     nodes.forget(11, 1);
-    assert!(nodes.is_known(11), "held open");
+    assert_eq!(nodes.known(11), [11], "held open");
     nodes.unheld(11, 7);
     nodes.closed(11, false);
-    assert!(!nodes.is_known(11));
+    assert!(nodes.known(11).is_empty());
 }
 
 #[test]
@@ -113,23 +119,40 @@ fn links_of_a_file_are_one_node_with_two_names() {
     nodes.unlinked(ROOT, OsStr::new("a"));
     assert_eq!(path(&nodes, 10), Ok("b".into()));
     nodes.forget(10, 1);
-    assert!(nodes.is_known(10));
+    assert_eq!(nodes.known(10), [10]);
     nodes.forget(10, 1);
-    assert!(!nodes.is_known(10));
+    assert!(nodes.known(10).is_empty());
     assert_eq!(nodes.all_names(), []);
 }
 
 #[test]
-fn a_number_used_again_is_another_file_and_both_are_forgotten_in_their_time() {
+fn a_number_used_again_has_a_stand_in_while_the_kernel_holds_the_first_file() {
     let nodes = nodes();
-    nodes.looked_up(ROOT, OsStr::new("a"), &attr(10, 1, FILE));
-    nodes.looked_up(ROOT, OsStr::new("a"), &attr(10, 1, FILE));
-    nodes.looked_up(ROOT, OsStr::new("b"), &attr(10, 2, FILE));
-    assert_eq!(path(&nodes, 10), Ok("b".into()));
-    // The kernel gives the old inode up, then the new one.
-    nodes.forget(10, 2);
-    assert_eq!(path(&nodes, 10), Ok("b".into()));
-    assert!(nodes.forget(10, 1));
+    let see = |name, generation| look_up(&nodes, ROOT, name, attr(10, generation, FILE));
+    assert_eq!((see("a", 1), see("a", 1)), (10, 10));
+    let second = see("b", 2);
+    assert_ne!(second, 10);
+    assert_eq!(see("b", 2), second);
+    assert_eq!((nodes.real(second), nodes.real(10)), (10, 10));
+    assert_eq!(nodes.known(10), [10, second]);
+    assert_eq!(path(&nodes, 10), Ok("a".into()));
+    assert_eq!(path(&nodes, second), Ok("b".into()));
+    assert!(nodes.forget(10, 2));
+    assert_eq!(path(&nodes, second), Ok("b".into()));
+    assert_eq!(see("b", 2), second, "the kernel knows it so");
+    // A third file of the number, now that the first is forgotten.
+    assert_eq!(see("c", 3), 10);
+    assert!(nodes.forget(second, 3));
+    assert_eq!(nodes.known(10), [10]);
+}
+
+#[test]
+fn a_file_whose_number_is_the_roots_has_a_stand_in() {
+    let nodes = nodes();
+    let number = look_up(&nodes, ROOT, "f", attr(ROOT, 1, FILE));
+    assert_ne!(number, ROOT);
+    assert_eq!(path(&nodes, number), Ok("f".into()));
+    assert_eq!(path(&nodes, ROOT), Ok(String::new()));
 }
 
 #[test]
@@ -146,12 +169,12 @@ fn a_name_that_leads_to_another_file_is_taken_from_the_first() {
 #[test]
 fn attributes_are_remembered_unless_someone_may_write() {
     let nodes = nodes();
-    let file = attr(10, 1, FILE);
-    assert!(nodes.looked_up(ROOT, OsStr::new("a"), &file));
+    let mut file = attr(10, 1, FILE);
+    assert!(nodes.looked_up(ROOT, OsStr::new("a"), &mut file));
     assert!(nodes.opened(10, 1, 1, true), "the first writer");
     assert!(!nodes.opened(10, 2, 2, true));
     assert!(!nodes.described(10, &file));
-    assert!(!nodes.looked_up(ROOT, OsStr::new("a"), &file));
+    assert!(!nodes.looked_up(ROOT, OsStr::new("a"), &mut file));
     nodes.unheld(10, 1);
     nodes.closed(10, true);
     assert!(!nodes.described(10, &file));
