@@ -41,6 +41,8 @@ use crate::name::{BucketName, ObjectKey};
 pub const SEGMENT_LEN_BYTES: u64 = 4 << 20;
 /// Most directories of a bucket marked in one segment; beyond, the bucket is.
 const MAX_DIR_MARKS: usize = 64;
+/// Closed segments that are not removed by and by: with usual keys, some 250,000 changes.
+const MAX_CLOSED: usize = 4;
 /// Most keys named in every segment.
 const MAX_KEPT: usize = 16_384;
 /// Read at once when replaying, in bytes.
@@ -374,6 +376,11 @@ impl<D: Disk> IntentLog<D> {
     pub fn binds(&self) -> bool {
         let open = self.lock();
         open.segment.binds || open.closed.iter().any(|closed| closed.binds)
+    }
+
+    /// Whether so many segments are closed that reading them back would delay a start.
+    pub fn is_long(&self) -> bool {
+        self.lock().closed.len() >= MAX_CLOSED
     }
 
     /// Before the open segment is removed, everything is to be durable.

@@ -296,7 +296,7 @@ impl<D: Disk> Brick<D> {
                 // Before such a segment is removed everything is synced, which is not to
                 // hurry what is written in place.
                 waited += 1;
-                if inner.log.binds() && waited < BOUND_UPKEEPS {
+                if inner.log.binds() && !inner.log.is_long() && waited < BOUND_UPKEEPS {
                     continue;
                 }
                 waited = 0;

@@ -8,6 +8,9 @@
 //! in it was preceded by that one's own mark, so each level is looked at by itself, whether its
 //! directory still stands or not.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Inner;
@@ -23,6 +26,9 @@ use crate::volume::{Durability, ListQuery, MAX_PAGE};
 
 /// Most names of one directory in memory at once.
 const CHUNK_NAMES: usize = if cfg!(test) { 8 } else { 32_768 };
+/// A marked directory with more names than in so many chunks is left to the scan: for each the
+/// directory is read again, and nobody is served meanwhile.
+const MAX_CHUNKS: usize = 4;
 
 /// What the log left by an earlier run says, each thing once.
 #[derive(Default)]
@@ -218,7 +224,7 @@ impl<D: Disk> Inner<D> {
             self.reconcile_named(bucket, &prefix)?;
         }
         let mut after = None;
-        loop {
+        for _ in 0..MAX_CHUNKS {
             let names = self.names_after(dir, after.as_deref())?;
             let is_last = names.len() < CHUNK_NAMES;
             let end = names.last().filter(|_| !is_last).cloned();
@@ -237,6 +243,8 @@ impl<D: Disk> Inner<D> {
                 None => return Ok(()),
             }
         }
+        self.index.set_complete(bucket, false);
+        Ok(())
     }
 
     fn reconcile_named(&self, bucket: &BucketName, key: &str) -> Result<()> {

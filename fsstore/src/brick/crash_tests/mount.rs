@@ -177,8 +177,8 @@ fn take(
 }
 
 /// Where what stands in directories that move comes to stand.
-const MOVED: [Place; 8] = [
-    "b:f/k", "b:f/n", "b:d/e/n", "b:g/e/o", "b:g/l", "b:g/l/m", "b:g/e/k", "b:g/e/n",
+const MOVED: [Place; 9] = [
+    "b:d/e/n", "b:d/e/p", "b:f/k", "b:f/n", "b:g/e/k", "b:g/e/n", "b:g/e/o", "b:g/l", "b:g/l/m",
 ];
 
 fn places_of(steps: &[Step]) -> Vec<Place> {
