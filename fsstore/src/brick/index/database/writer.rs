@@ -230,6 +230,8 @@ async fn say_moved_through(
 
 /// Rows of keys that stand at their path: the first byte of a row is its flags.
 const PLAIN: &str = "bucket_id = ? AND key >= ? AND key < ? AND substr(value, 1, 1) < x'04'";
+/// The same of the row that is about to move.
+const IS_PLAIN: &str = "substr(moving.value, 1, 1) < x'04'";
 
 /// Moves the rows of a directory. Rows of what it replaced are taken away, and of what has no
 /// key there.
@@ -248,6 +250,7 @@ async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx
     let max_len_bytes = it.max_key_len_bytes();
     delete_plain(transaction, &it.to, 0).await?;
     delete_plain(transaction, &it.from, max_len_bytes).await?;
+    delete_shadowed(transaction, it).await?;
     let moved = match it.from.bucket == it.to.bucket {
         true => Delta::default(),
         false => count_plain(transaction, &it.from, 0).await?,
@@ -292,6 +295,39 @@ async fn delete_plain(
         bytes: -gone.bytes,
     };
     count(transaction, prefix.bucket, &delta).await
+}
+
+/// Deletes escaped rows whose keys plain ones are about to get: of both, the plain file counts.
+async fn delete_shadowed(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx::Result<()> {
+    let select = format!(
+        "FROM entry WHERE bucket_id = ?1 AND key >= ?2 AND key < ?3 AND EXISTS (
+            SELECT 1 FROM entry AS moving WHERE moving.bucket_id = ?4
+            AND moving.key = CAST(?5 || substr(entry.key, ?6) AS BLOB)
+            AND {IS_PLAIN})"
+    );
+    let bound = |sql: String| {
+        within(sqlx::query(AssertSqlSafe(sql)), &it.to)
+            .bind(it.from.bucket)
+            .bind(&it.from.bytes)
+            .bind(as_i64(it.to.bytes.len() + 1))
+    };
+    let row = bound(format!(
+        "SELECT count(*), coalesce(sum(len_bytes), 0) {select}"
+    ))
+    .fetch_one(&mut **transaction)
+    .await?;
+    let (objects, bytes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if objects == 0 {
+        return Ok(());
+    }
+    bound(format!("DELETE {select}"))
+        .execute(&mut **transaction)
+        .await?;
+    let gone = Delta {
+        objects: -objects,
+        bytes: -bytes,
+    };
+    count(transaction, it.to.bucket, &gone).await
 }
 
 async fn count_plain(

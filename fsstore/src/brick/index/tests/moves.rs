@@ -171,6 +171,27 @@ async fn a_key_that_becomes_too_long_is_gone() {
 }
 
 #[tokio::test]
+async fn a_plain_row_takes_the_place_of_an_escaped_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(&dir).await;
+    let b = bucket("b");
+    for flushed in [false, true] {
+        let shelter = Change::Put(escaped(5));
+        index.apply([(b.clone(), key("to/k"), shelter), put(&b, "from/k", 2)]);
+        if flushed {
+            index.flush().await.unwrap();
+        }
+        index.move_prefix((&b, "from/"), (&b, "to/"));
+        index.flush().await.unwrap();
+        index.still(&b).await.unwrap();
+        let totals = index.count_and_bytes(&b).await.unwrap();
+        assert_eq!((totals.objects, totals.bytes), (1, 2), "{flushed}");
+        let row = index.get(&b, &key("to/k")).await.unwrap().unwrap();
+        assert!(!row.flags.escaped);
+    }
+}
+
+#[tokio::test]
 async fn what_comes_from_a_bucket_that_is_not_whole_leaves_no_other_so() {
     let dir = tempfile::tempdir().unwrap();
     let index = open(&dir).await;
