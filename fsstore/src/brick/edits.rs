@@ -16,10 +16,10 @@ use quick_cache::sync::Cache;
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 
-use super::attrs::Verdict;
 use super::disk::{Disk, DiskFile, FileFacts};
 use super::hashing::{Suspect, is_same_state};
 use super::intents::Point;
+use super::look::claims_digests;
 use super::{HashPolicy, Inner};
 use crate::files::FileResult;
 use crate::name::ETag;
@@ -212,10 +212,7 @@ impl<D: Disk> Inner<D> {
         let facts = file.facts().map_err(|e| errno_of(&e))?;
         let record = self.tree.records.load(file, &facts);
         let has_digests = match record.map_err(|e| e.errno())? {
-            Some(record) => {
-                record.verdict(facts.len_bytes, facts.mtime_ns, facts.ino) == Verdict::Valid
-                    || self.edits.is_logged(facts.ino)
-            }
+            Some(record) => claims_digests(&record, &facts) || self.edits.is_logged(facts.ino),
             None => false,
         };
         let mut point = None;
@@ -287,8 +284,7 @@ impl<D: Disk> Inner<D> {
         }
         if changed {
             self.stamps.doubt(ino);
-            if editing.logged && editing.at.is_empty() {
-                // No row remembers the doubt.
+            if editing.logged {
                 self.void_record(file, &facts);
             }
         }
@@ -300,9 +296,11 @@ impl<D: Disk> Inner<D> {
         if changed { editing.at } else { Vec::new() }
     }
 
+    /// Takes the digests out of a record that would hold by length, mtime and inode alone: the
+    /// edit has put them back, and memory and index may forget that it was one.
     fn void_record(&self, file: &D::File, facts: &FileFacts) {
         let voided = self.tree.records.load(file, facts).and_then(|record| {
-            let Some(mut record) = record else {
+            let Some(mut record) = record.filter(|record| claims_digests(record, facts)) else {
                 return Ok(());
             };
             record.void_digests();

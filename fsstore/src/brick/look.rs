@@ -164,7 +164,8 @@ pub fn row_of(info: &ObjectInfo, facts: &FileFacts, escaped: bool, hash: HashPol
     }
 }
 
-fn claims_digests(record: &Record, facts: &FileFacts) -> bool {
+/// Whether a record's digests hold as far as length, mtime and inode tell.
+pub fn claims_digests(record: &Record, facts: &FileFacts) -> bool {
     record.verdict(facts.len_bytes, facts.mtime_ns, facts.ino) == Verdict::Valid
 }
 

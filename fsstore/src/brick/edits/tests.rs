@@ -171,6 +171,30 @@ async fn a_listing_gives_an_edited_file_a_tag_like_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_that_puts_length_and_time_back_is_in_the_record() {
+    let scene = Scene::new(HashPolicy::Never).await;
+    let edit = scene.begin().await;
+    scene.write_unseen(b"new bytes");
+    end(edit).await;
+    assert!(scene.tag().await.is_provisional());
+    scene.brick.close().await.unwrap();
+    // Neither memory nor index remember anything.
+    let Scene { dir, .. } = scene;
+    std::fs::remove_dir_all(dir.path().join(".portico/index")).unwrap();
+    let brick = Brick::open(BrickOptions {
+        hash: HashPolicy::Never,
+        ..BrickOptions::new(dir.path())
+    })
+    .await
+    .unwrap();
+    let at = Locator::new(
+        BucketName::parse("b").unwrap(),
+        ObjectKey::parse("d/k").unwrap(),
+    );
+    assert!(brick.stat(&at).await.unwrap().etag.is_provisional());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_lasts_until_the_last_handle_is_dropped() {
     let scene = Scene::new(HashPolicy::Never).await;
     let (first, second) = (scene.begin().await, scene.begin().await);
