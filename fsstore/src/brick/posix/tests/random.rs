@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use md5::{Digest, Md5};
+
 use crate::brick::HashPolicy;
 use crate::files::{Errno, FileResult, Files, OpenFile, RenameMode, SetAttr, Target};
 use crate::keypath;
+use crate::name::ETag;
 use crate::volume::{Durability, ListQuery, Volume};
 
 use super::{BOTH, Scene, at, me, path};
@@ -83,6 +86,10 @@ impl Scene {
             .collect()
     }
 
+    fn md5_of(&self, key: &str) -> ETag {
+        ETag::from_md5(&Md5::digest(self.get(key)).into())
+    }
+
     /// One change; what cannot be done is said as POSIX says it. Where two trees changed places
     /// the bucket is listed from the tree from then on: so only some runs have that.
     fn change(&self, numbers: &mut Numbers, exchanges: bool) -> (String, FileResult<()>) {
@@ -134,6 +141,45 @@ impl Scene {
             }
         };
         (format!("{what} {key} {other}"), done)
+    }
+}
+
+#[test]
+fn tags_are_true_after_files_were_held_open_over_random_changes() {
+    const HELD: usize = 6;
+    for seed in 1..=SEEDS / 2 {
+        let scene = Scene::with(|options| {
+            options.hash = HashPolicy::OnClose;
+            options.durability.default = Durability::Relaxed;
+        });
+        let (mut numbers, mut held) = (Numbers(seed), Vec::new());
+        let mut done = Vec::new();
+        for _ in 0..STEPS {
+            done.push(scene.change(&mut numbers, false).0);
+            if let Ok(file) = scene.open(&format!("b/{}", numbers.key()), BOTH) {
+                held.push(file);
+            }
+            if !held.is_empty() {
+                let file = &held[numbers.below(held.len())];
+                file.write(numbers.below(9) as u64, b"mount").unwrap();
+            }
+            if held.len() > HELD {
+                held.swap_remove(numbers.below(HELD));
+            }
+            for (key, len_bytes) in scene.objects_of_tree() {
+                let stat = scene.stat(&key);
+                assert_eq!(stat.len_bytes, len_bytes, "seed {seed}: {done:#?}");
+                if !stat.etag.is_provisional() {
+                    let is = scene.md5_of(&key);
+                    assert_eq!(stat.etag, is, "seed {seed}, {key}: {done:#?}");
+                }
+            }
+        }
+        held.clear();
+        for key in scene.keys() {
+            let is = scene.md5_of(&key);
+            scene.eventually_tagged(&key, is.as_str());
+        }
     }
 }
 
