@@ -133,7 +133,7 @@ impl Scene {
             }
             _ => {
                 let set = SetAttr {
-                    mode: Some(0o600),
+                    mode: Some(0o700),
                     ..SetAttr::default()
                 };
                 let chmod = |target: Target<'_, _>| self.brick.set_attr(target, set).map(drop);
