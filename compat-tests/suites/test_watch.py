@@ -201,3 +201,26 @@ def test_names_behind_a_symbolic_link_are_still_found(new_server):
     until("it is listed behind the link", lambda: "linked/k" in listed(s3, "two"))
     server.path("one", "real/later").write_bytes(b"1")
     until("a later one as well", lambda: "linked/later" in listed(s3, "two"))
+
+
+def test_scans_go_on_where_the_kernel_tells_too_little(new_server):
+    if not shutil.which("setpriv"):
+        pytest.skip("no setpriv (util-linux)")
+    less = ["setpriv", "--bounding-set", "-dac_read_search", "--inh-caps", "-dac_read_search"]
+    server = new_server(config='scan_interval = "1s"\n', wrap=less).start()
+    s3 = clients.boto(server)
+    s3.create_bucket(Bucket="first")
+    for name in ("one", "two"):
+        server.path("first", name).write_bytes(b"1")
+        until("a scan finds it", lambda: name in listed(s3, "first"))
+    assert "scans go on" in server.log()
+
+
+def test_scans_alone_find_changes_where_the_kernel_is_not_asked(new_server):
+    server = new_server(config='scan_interval = "1s"\nwatch = false\n').start()
+    s3 = clients.boto(server)
+    s3.create_bucket(Bucket="first")
+    server.path("first", "dir").mkdir()
+    server.path("first", "dir/k").write_bytes(b"1")
+    until("a scan finds it", lambda: "dir/k" in listed(s3, "first"))
+    assert TOLD not in server.log()

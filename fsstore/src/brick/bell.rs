@@ -52,6 +52,15 @@ impl Drop for Bell {
 }
 
 impl Listener {
+    /// Lets a while pass, whether the bell rings or not; false where it never will again.
+    pub fn rest(&self, time: Duration) -> bool {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let goes_on = |state: &mut State| !state.over;
+        let waited = self.0.changed.wait_timeout_while(state, time, goes_on);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !state.over
+    }
+
     /// Waits until the bell rings, `longest` at most; false where it never will again.
     pub fn wait(&self, longest: Duration) -> bool {
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,6 +85,17 @@ mod tests {
         bell.ring();
         assert!(listener.wait(LONG));
         assert!(listener.wait(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_rest_leaves_the_ring_to_the_wait() {
+        let bell = Bell::default();
+        let listener = bell.listener();
+        bell.ring();
+        assert!(listener.rest(Duration::from_millis(1)));
+        assert!(listener.wait(LONG));
+        bell.end();
+        assert!(!listener.rest(LONG));
     }
 
     #[test]

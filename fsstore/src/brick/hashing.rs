@@ -5,7 +5,7 @@
 //! between goes on matching in conditions.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -24,7 +24,7 @@ use crate::object::{DigestSet, Locator};
 
 /// Keys asked of the index at once.
 const BATCH_KEYS: usize = 64;
-/// How often the index is asked where nothing was found.
+/// How often the index is asked where it has no more; where it has, hashing takes half of the time.
 const IDLE: Duration = Duration::from_millis(500);
 /// A file changed more recently is left alone: it may still be written.
 const SETTLED_AFTER_NS: i64 = 300_000_000;
@@ -47,8 +47,9 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Suspe
     let weak = Arc::downgrade(inner);
     tokio::spawn(async move {
         let mut after: Option<(BucketName, ObjectKey)> = None;
+        let mut pause = IDLE;
         loop {
-            let suspect = tokio::time::timeout(IDLE, suspected.recv()).await;
+            let suspect = tokio::time::timeout(pause, suspected.recv()).await;
             let Some(inner) = weak.upgrade() else { return };
             if inner.is_stopping() {
                 return;
@@ -57,6 +58,8 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Suspe
                 Ok(Some(suspect)) => inner.hash_and_log(&suspect).await,
                 Ok(None) => return,
                 Err(_) => {
+                    let began = Instant::now();
+                    pause = IDLE;
                     let from = after.as_ref().map(|(bucket, key)| (bucket, key));
                     let rows = match inner.index.next_unhashed(from, BATCH_KEYS).await {
                         Ok(rows) => rows,
@@ -68,6 +71,7 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Suspe
                     after = rows
                         .last()
                         .map(|(bucket, key, _)| (bucket.clone(), key.clone()));
+                    let is_full = rows.len() == BATCH_KEYS;
                     for (bucket, key, _) in rows {
                         if inner.is_stopping() {
                             return;
@@ -75,6 +79,9 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Suspe
                         let at = Locator::new(bucket, key);
                         let settled = false;
                         inner.hash_and_log(&Suspect { at, settled }).await;
+                    }
+                    if is_full {
+                        pause = began.elapsed().min(IDLE);
                     }
                 }
             }

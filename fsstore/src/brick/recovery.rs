@@ -17,7 +17,7 @@ use super::Inner;
 use super::disk::{Disk, DiskFile, FileKind};
 use super::index::Row;
 use super::intents::{BucketDir, Intent};
-use super::tree::is_absent;
+use super::tree::{is_absent, is_forbidden};
 use crate::error::{Result, StoreError};
 use crate::keypath::directories_above;
 use crate::name::{BucketName, ObjectKey};
@@ -152,7 +152,7 @@ impl<D: Disk> Inner<D> {
         for key in above.chain([key.clone()]) {
             let at = Locator::new(bucket.clone(), key);
             // A marker's inode number is one of the past, maybe another file's by now.
-            if let Some(found) = self.tree.find(&at)?
+            if let Some(found) = self.tree.find_readable(&at)?
                 && found.file.is_some()
                 && !edits.contains_key(&found.facts.ino)
             {
@@ -189,7 +189,7 @@ impl<D: Disk> Inner<D> {
         let above = above.filter_map(|key| ObjectKey::parse(key).ok());
         for key in above.chain([key.clone()]) {
             let at = Locator::new(bucket.clone(), key);
-            if let Some(found) = self.tree.find(&at)?
+            if let Some(found) = self.tree.find_readable(&at)?
                 && found.file.is_some()
             {
                 self.stamps.changed(&found.facts);
@@ -203,7 +203,7 @@ impl<D: Disk> Inner<D> {
     /// bytes have been read again.
     fn recover_edit(&self, bucket: &BucketName, key: &ObjectKey) -> Result<()> {
         let at = Locator::new(bucket.clone(), key.clone());
-        if let Some(found) = self.tree.find(&at)?
+        if let Some(found) = self.tree.find_readable(&at)?
             && let Some(file) = &found.file
             && found.facts.link_count > 1
             && let Err(e) = file.set_modified(found.facts.mtime_ns)
@@ -277,10 +277,11 @@ impl<D: Disk> Inner<D> {
         let mut names = BTreeSet::new();
         let opened = match disk.open_dir(&self.tree.root, &path) {
             Ok(opened) => opened,
-            Err(e) if is_absent(&e) => return Ok(names),
+            // What may not be read is looked up name by name.
+            Err(e) if is_absent(&e) || is_forbidden(&e) => return Ok(names),
             Err(e) => return Err(fail(e)),
         };
-        disk.read_dir(&opened, &mut |entry| {
+        let read = disk.read_dir(&opened, &mut |entry| {
             let may_be_object = !matches!(entry.kind, Some(FileKind::Dir | FileKind::Other));
             if may_be_object && after.is_none_or(|after| entry.name.as_str() > after) {
                 names.insert(entry.name);
@@ -289,9 +290,11 @@ impl<D: Disk> Inner<D> {
                 }
             }
             true
-        })
-        .map_err(fail)?;
-        Ok(names)
+        });
+        match read {
+            Err(e) if !is_forbidden(&e) => Err(fail(e)),
+            _ => Ok(names),
+        }
     }
 
     /// The index's rows directly below a prefix, by name, after one name and up to another.

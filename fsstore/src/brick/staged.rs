@@ -412,7 +412,7 @@ impl<D: Disk> Inner<D> {
 
     /// Gives a file the time that its record names, where a crash kept it from that.
     pub(super) fn finish_touch(&self, at: &Locator) -> Result<()> {
-        let Some(found) = self.tree.find(at)? else {
+        let Some(found) = self.tree.find_readable(at)? else {
             return Ok(());
         };
         let Some(file) = found.file else {

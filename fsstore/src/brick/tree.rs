@@ -216,6 +216,14 @@ impl<D: Disk> Tree<D> {
         }
     }
 
+    /// As [`Self::find`]; one that may not be read is passed over.
+    pub fn find_readable(&self, at: &Locator) -> Result<Option<Found<D>>> {
+        match self.find(at) {
+            Err(StoreError::AccessDenied) => Ok(None),
+            other => other,
+        }
+    }
+
     /// Moves an object to or from its shelter, so that nobody who looks at both misses it.
     pub(super) fn moving<T>(&self, rename: impl FnOnce() -> T) -> T {
         self.moves.fetch_add(1, Ordering::AcqRel);

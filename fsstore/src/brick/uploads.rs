@@ -259,7 +259,7 @@ fn is_over<D: Disk>(tree: &Tree<D>, bucket: &str, name: &str, dir: &D::Dir) -> R
         Err(StoreError::Corrupt(_)) => return Ok(false),
         Err(e) => return Err(e),
     };
-    let Some(found) = tree.find(&Locator::new(bucket, info.key))? else {
+    let Some(found) = tree.find_readable(&Locator::new(bucket, info.key))? else {
         return Ok(false);
     };
     let record = match &found.file {

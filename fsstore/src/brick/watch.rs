@@ -38,6 +38,7 @@ use super::disk::{Disk, FileFacts, FileKind};
 use super::index::Row;
 use super::notices::Notice;
 use super::osdisk::OsDisk;
+use super::tree::{absent_is_none, is_forbidden};
 use crate::error::{Result, StoreError};
 use crate::keypath::{key_of_marker, key_of_plain};
 use crate::name::BucketName;
@@ -208,6 +209,15 @@ impl Watch {
                 return Ok(());
             };
             self.drain(&inner)?;
+            match self.source.places.failure() {
+                None => {}
+                // Not even with time: CAP_DAC_READ_SEARCH is missing.
+                Some(e) if is_forbidden(&e) => return Err(e),
+                Some(e) => {
+                    tracing::warn!("what changed cannot be found: {e}");
+                    self.pending.lose();
+                }
+            }
             if !self.pending.is_empty() {
                 self.settle(&inner)?;
             }
@@ -400,7 +410,7 @@ fn facts_of(inner: &Inner<OsDisk>, path: &[u8]) -> Result<Option<FileFacts>> {
         return Ok(None);
     }
     let disk = &*inner.tree.disk;
-    let facts = super::tree::absent_is_none(disk.stat(&inner.tree.root, path));
+    let facts = absent_is_none(disk.stat(&inner.tree.root, path));
     facts.map_err(|e| StoreError::from_io("look at what changed", e))
 }
 

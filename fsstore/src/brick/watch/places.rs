@@ -34,6 +34,8 @@ pub struct Places {
     root: Arc<OwnedFd>,
     root_path: Vec<u8>,
     known: HashMap<Handle, Option<Arc<[u8]>>>,
+    /// Why a handle could not be opened, though what it names is there.
+    failed: Option<io::Error>,
 }
 
 impl Places {
@@ -44,6 +46,7 @@ impl Places {
             root,
             root_path,
             known: HashMap::new(),
+            failed: None,
         })
     }
 
@@ -66,8 +69,15 @@ impl Places {
         if let Some(known) = self.known.get(dir) {
             return known.clone();
         }
-        // What is gone is not kept: it costs nothing any more.
-        let opened = open_handle(self.root.as_fd(), dir).ok()?;
+        let opened = match open_handle(self.root.as_fd(), dir) {
+            Ok(opened) => opened,
+            // What is gone is not kept: it costs nothing any more.
+            Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return None,
+            Err(e) => {
+                self.failed = Some(e);
+                return None;
+            }
+        };
         if link_count(opened.as_fd()) == 0 {
             return None;
         }
@@ -78,6 +88,11 @@ impl Places {
         }
         self.known.insert(dir.clone(), place.clone());
         place
+    }
+
+    /// Why what was told of could not be found since this was asked last, though it is there.
+    pub fn failure(&mut self) -> Option<io::Error> {
+        self.failed.take()
     }
 
     /// The number of an inode; none where it is gone.
