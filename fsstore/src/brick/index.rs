@@ -267,6 +267,12 @@ impl Index {
         self.shared.still(bucket).await
     }
 
+    /// As [`Index::still`]; none where others go on moving directories meanwhile, so that who
+    /// lists must keep them from it.
+    pub async fn still_soon(&self, bucket: &BucketName) -> Result<Option<u64>> {
+        self.shared.still_soon(bucket).await
+    }
+
     /// How many directories of a bucket were ever about to be moved: a listing during which
     /// this changed may show one at both places or at neither.
     pub fn moves_begun(&self, bucket: &BucketName) -> u64 {

@@ -2,6 +2,7 @@
 //! that the index does not have yet is read from its tree.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Inner;
 use super::commit::Terms;
@@ -17,8 +18,8 @@ use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 use crate::volume::{ListEntry, ListPage, ListQuery, MAX_PAGE};
 
-/// Most times a page is read anew since directories were moved meanwhile.
-const MAX_ROUNDS: usize = 8;
+/// Most times a page is read while names may move.
+const MAX_ROUNDS: usize = 4;
 
 /// Rows, and the places of those that are not as their files are.
 type Compared = (Vec<(ObjectKey, Option<Row>)>, Vec<usize>);
@@ -80,23 +81,83 @@ impl<D: Disk> Inner<D> {
         })
     }
 
-    /// A page that no directory was moved across: it shows all of it or none.
+    /// A page as of one instant: no directory was moved across it, and it has no gap where a
+    /// file was whose new name it was too early to see. Where names move all the time it is
+    /// read in a turn, in which they do not.
     async fn page_of_one_state(
         self: &Arc<Self>,
         bucket: &BucketName,
         query: &ListQuery,
     ) -> Result<Page> {
-        let mut rounds = 0;
-        loop {
-            let moves = self.index.still(bucket).await?;
-            let verify = |rows| self.verify_rows(bucket, rows);
+        for _ in 0..MAX_ROUNDS {
+            let Some(moves) = self.index.still_soon(bucket).await? else {
+                break;
+            };
+            let renames = self.renames.load(Ordering::Acquire);
+            let vanished = AtomicBool::new(false);
+            let verify = |rows| async {
+                let verified = self.verify_rows(bucket, rows).await?;
+                if verified.iter().any(|(_, row)| row.is_none()) {
+                    vanished.store(true, Ordering::Release);
+                }
+                Ok(verified)
+            };
             let page = self.index.list_with(bucket, query, verify).await?;
-            rounds += 1;
-            // Where directories move all the time, some page is better than none.
-            if self.index.moves_begun(bucket) == moves || rounds == MAX_ROUNDS {
+            let has_gap =
+                vanished.load(Ordering::Acquire) && self.renames.load(Ordering::Acquire) != renames;
+            if self.index.moves_begun(bucket) == moves && !has_gap {
                 return Ok(page);
             }
         }
+        let (inner, bucket, query) = (Arc::clone(self), bucket.clone(), query.clone());
+        self.committer
+            .submit(Terms::to_look(), move |_| {
+                let page = inner.page_in_turn(&bucket, &query);
+                inner.runtime.block_on(page)
+            })
+            .await
+    }
+
+    /// A page while this turn keeps names where they are. What blocks does so on other threads:
+    /// this one waits for them.
+    async fn page_in_turn(
+        self: &Arc<Self>,
+        bucket: &BucketName,
+        query: &ListQuery,
+    ) -> Result<Page> {
+        self.index.still(bucket).await?;
+        let verify = |rows| {
+            let (inner, of) = (Arc::clone(self), bucket.clone());
+            off_thread(move || {
+                let (mut verified, wrong) = inner.compare_rows(&of, rows)?;
+                inner.correct(&of, &mut verified, wrong)?;
+                Ok(verified)
+            })
+        };
+        self.index.list_with(bucket, query, verify).await
+    }
+
+    /// In a turn: makes rows what their files say, and tells the index.
+    fn correct(
+        &self,
+        bucket: &BucketName,
+        rows: &mut [(ObjectKey, Option<Row>)],
+        wrong: Vec<usize>,
+    ) -> Result<()> {
+        for i in wrong {
+            let (key, row) = &mut rows[i];
+            *row = self.reconcile(&Locator::new(bucket.clone(), key.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// Runs a change that gives a file another name, in a turn, so that a listing meanwhile
+    /// knows of it.
+    pub(super) fn renaming<T>(&self, change: impl FnOnce() -> T) -> T {
+        self.renames.fetch_add(1, Ordering::AcqRel);
+        let changed = change();
+        self.renames.fetch_add(1, Ordering::AcqRel);
+        changed
     }
 
     /// Compares rows with their files. Those that differ are looked up while no change of ours
@@ -114,10 +175,7 @@ impl<D: Disk> Inner<D> {
         let (inner, of) = (Arc::clone(self), bucket.clone());
         self.committer
             .submit(Terms::to_look(), move |_| {
-                for i in wrong {
-                    let (key, row) = &mut verified[i];
-                    *row = inner.reconcile(&Locator::new(of.clone(), key.clone()))?;
-                }
+                inner.correct(&of, &mut verified, wrong)?;
                 Ok(verified)
             })
             .await

@@ -49,7 +49,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -162,6 +162,8 @@ pub struct Inner<D: Disk> {
     bell: Bell,
     watching: Watching,
     stopping: AtomicBool,
+    /// Counts renames of files by a mount, before and after each.
+    renames: AtomicU64,
 }
 
 /// See the module. Clones share it; [`Brick::close`] ends it in order.
@@ -271,6 +273,7 @@ impl<D: Disk> Brick<D> {
             bell: Bell::default(),
             watching: Watching::default(),
             stopping: AtomicBool::new(false),
+            renames: AtomicU64::new(0),
         });
         let recovering = Arc::clone(&inner);
         let fresh = opened == Opened::Fresh;

@@ -21,6 +21,10 @@ use super::{Applied, Shared};
 use crate::error::Result;
 use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
 
+/// What is on its way when a listing comes is in the database after one; a second takes what
+/// came meanwhile.
+const FLUSHES_TO_STAND_STILL: usize = 2;
+
 /// Rows below `from` are below `to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Move {
@@ -347,17 +351,27 @@ impl Shared {
 
     /// Waits until what is to be listed of a bucket is in one place.
     pub(super) async fn settle_moves(&self, bucket: &BucketName) -> Result<()> {
-        loop {
-            let has_moves = {
-                let overlay = self.overlay();
-                let id = overlay.bucket_id(bucket);
-                id.is_some_and(|id| overlay.has_moves(id))
-            };
-            if !has_moves {
-                return Ok(());
+        while self.has_moves(bucket) {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn has_moves(&self, bucket: &BucketName) -> bool {
+        let overlay = self.overlay();
+        let id = overlay.bucket_id(bucket);
+        id.is_some_and(|id| overlay.has_moves(id))
+    }
+
+    /// As [`Self::still`]; none where others go on moving directories meanwhile.
+    pub(super) async fn still_soon(&self, bucket: &BucketName) -> Result<Option<u64>> {
+        for _ in 0..FLUSHES_TO_STAND_STILL {
+            if !self.has_moves(bucket) {
+                return self.still(bucket).await.map(Some);
             }
             self.flush().await?;
         }
+        Ok(None)
     }
 
     /// Waits until no directory of a bucket is being moved, and none that was is missed. Gives

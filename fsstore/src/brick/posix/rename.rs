@@ -80,7 +80,8 @@ impl Inner<OsDisk> {
                     // Something else has come there since.
                     return Ok(false);
                 }
-                self.move_between(turn, &from, &to, mode).map(|()| true)
+                self.renaming(|| self.move_between(turn, &from, &to, mode))
+                    .map(|()| true)
             })?;
             if moved {
                 return Ok(());
