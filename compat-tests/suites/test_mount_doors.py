@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from harness import fuse
+from harness.crossings.wire import Wire
 from harness.data import KIB, MIB, blob, md5, multipart_etag, write_tree
 from harness.process import run
 from harness.tree import PROVISIONAL, assert_true_etag, listed, seen_by_all_doors
@@ -375,6 +376,65 @@ def test_rsync_onto_the_plain_directory_is_seen_within_a_second(place, s3, bucke
     for key, data in files.items():
         assert_true_etag(s3.head_object(Bucket=bucket, Key=key)["ETag"], data)
         behind(f"the mount has the bytes of {key}", lambda key=key, data=data: (place / key).read_bytes() == data)
+
+
+def test_rename_of_a_file_is_atomic_to_s3(server, place, s3, bucket):
+    """No GET of either key finds neither, and none finds another's bytes."""
+    (place / "one").write_bytes(OLD)
+    stop, names = threading.Event(), ("one", "two")
+
+    def rename():
+        while not stop.is_set():
+            os.rename(place / "one", place / "two")
+            os.rename(place / "two", place / "one")
+
+    mover = threading.Thread(target=rename)
+    mover.start()
+    wire = Wire(server, bucket)
+    found = 0
+    try:
+        for _ in range(400):
+            keys = set(wire.page()[0])
+            assert keys in ({"one"}, {"two"}), keys
+            for name in names:
+                answer = wire.ask("GET", name)
+                assert answer.status in (200, 404)
+                if answer.status == 200:
+                    found += 1
+                    assert answer.body == OLD
+    finally:
+        stop.set()
+        mover.join()
+        wire.close()
+    assert found > 0
+
+
+def test_rename_of_a_directory_shows_all_or_none(server, place, s3, bucket):
+    count = 300
+    write_tree(place / "one", {f"{number:03}": b"%d" % number for number in range(count)})
+    stop = threading.Event()
+
+    def rename():
+        while not stop.is_set():
+            os.rename(place / "one", place / "two")
+            os.rename(place / "two", place / "one")
+
+    mover = threading.Thread(target=rename)
+    mover.start()
+    wire = Wire(server, bucket)
+    seen = set()
+    try:
+        for _ in range(100):
+            keys = set(wire.page()[0])
+            folder = {key.split("/")[0] for key in keys}
+            assert len(folder) == 1 and len(keys) == count, (folder, len(keys))
+            seen |= folder
+    finally:
+        stop.set()
+        mover.join()
+        wire.close()
+    assert set(listed(s3, bucket)) == {f"one/{number:03}" for number in range(count)}
+    assert s3.get_object(Bucket=bucket, Key="one/007")["Body"].read() == b"7"
 
 
 def test_mtime_is_the_same_at_every_door(place, s3, bucket, server):
