@@ -156,14 +156,15 @@ pub enum Standing {
     Free,
     /// A mount of portico that is served.
     Alive,
-    /// A mount whose server is gone.
+    /// A mount of portico whose server is gone.
     Dead,
 }
 
-/// Looks at a mountpoint. Errors: it is not there, or is no directory.
+/// Looks at a mountpoint. Errors: it is not there, or is no directory; a dead mount of another
+/// program stands there, which is not ours to take away.
 pub fn standing(at: &Path) -> Result<Standing, Error> {
     match statfs(at) {
-        Err(Errno::NOTCONN | Errno::CONNABORTED) => return Ok(Standing::Dead),
+        Err(Errno::NOTCONN | Errno::CONNABORTED) if is_ours(at)? => return Ok(Standing::Dead),
         Err(error) => return Err(error.into()),
         Ok(_) => {}
     }

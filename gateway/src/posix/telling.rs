@@ -2,7 +2,6 @@
 //! day, and forgets exactly what it must.
 
 use std::ffi::OsStr;
-
 use std::sync::Arc;
 
 use fsstore::files::{FilePath, Files, FilesWatcher};

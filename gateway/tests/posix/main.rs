@@ -10,3 +10,4 @@
 mod calls;
 mod mounted;
 mod plain;
+mod told;
