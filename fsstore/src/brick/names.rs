@@ -5,6 +5,9 @@
 //! the process ends, and, durably before the first change in it, the directory, whose names are
 //! compared with the index after a power cut: see [`super::intents`].
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use rustix::io::Errno;
