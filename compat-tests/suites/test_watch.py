@@ -216,6 +216,45 @@ def test_scans_go_on_where_the_kernel_tells_too_little(new_server):
     assert "scans go on" in server.log()
 
 
+def mounted(new_server, mountpoint, **config):
+    """A started server that mounts its tree itself."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    mountpoint.mkdir()
+    lines = "".join(f"{key} = {value}\n" for key, value in config.items())
+    server = new_server(config=f'scan_interval = "1h"\n{lines}', args=["--mount", str(mountpoint)]).start()
+    until("it is mounted", mountpoint.is_mount)
+    return server
+
+
+@pytest.mark.parametrize("watch", ["true", "false"])
+def test_mount_forgets_what_changed_behind_our_back(new_server, tmp_path, watch):
+    mountpoint = tmp_path / "mountpoint"
+    server = mounted(new_server, mountpoint, watch=watch)
+    clients.boto(server).create_bucket(Bucket="first")
+    brick, mount = server.path("first"), mountpoint / "first"
+    (brick / "dir/below").mkdir(parents=True)
+    (brick / "k").write_bytes(b"1")
+
+    def seen():
+        absent = [name for name in ("later", "made", "fifo") if not (mount / name).exists()]
+        modes = [oct(path.stat().st_mode & 0o777) for path in (mountpoint, mount / "dir", mount / "k")]
+        return absent, modes, (mount / "k").stat().st_size, (mount / "dir/below").exists()
+
+    root_mode = oct(server.volume_dir.stat().st_mode & 0o777)
+    before = (["later", "made", "fifo"], [root_mode, "0o755", "0o644"], 1, True)
+    until("the mount shows what is there", lambda: seen() == before)
+    (brick / "later").write_bytes(b"1")
+    (brick / "made").mkdir()
+    os.mkfifo(brick / "fifo")
+    (brick / "dir/below").rmdir()
+    (brick / "dir").chmod(0o700)
+    (brick / "k").write_bytes(b"12345")
+    (brick / "k").chmod(0o600)
+    server.volume_dir.chmod(0o711)
+    until("all of it is seen", lambda: seen() == ([], ["0o711", "0o700", "0o600"], 5, False))
+
+
 def test_scans_alone_find_changes_where_the_kernel_is_not_asked(new_server):
     server = new_server(config='scan_interval = "1s"\nwatch = false\n').start()
     s3 = clients.boto(server)

@@ -343,6 +343,10 @@ pub trait Files: Send + Sync + 'static {
     /// Tells `watcher` of changes until the [`Arc`] that was given here is the last one's
     /// (the volume keeps a weak one).
     fn watch(&self, watcher: &Arc<dyn FilesWatcher>);
+
+    /// Whether those who watch are told of every change, what is done behind the volume's back
+    /// included. Where that ends they are told that anything may have changed. Does not wait.
+    fn tells_all(&self) -> bool;
 }
 
 /// A file held open. Dropping it ends the edit, where it was open for writing and the last.

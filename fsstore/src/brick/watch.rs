@@ -68,10 +68,15 @@ pub struct Watching {
 }
 
 impl Watching {
+    /// Whether the kernel tells of changes.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire)
+    }
+
     /// Whether the kernel tells of every change below the root now: not of those on what else
     /// is mounted there. Reads /proc.
     pub fn sees_all(&self) -> bool {
-        self.on.load(Ordering::Acquire) && !self.has_mounts_below()
+        self.is_on() && !self.has_mounts_below()
     }
 
     fn has_mounts_below(&self) -> bool {
@@ -142,6 +147,8 @@ pub fn start(inner: &Arc<Inner<OsDisk>>, source: Source) -> io::Result<()> {
                 if let Some(inner) = watch.inner.upgrade() {
                     inner.watching.stop();
                     inner.bell.ring();
+                    // They remembered what they counted on being told.
+                    inner.tell(&[Notice::All]);
                 }
             }
         })?;
@@ -406,11 +413,11 @@ fn facts_of(inner: &Inner<OsDisk>, path: &[u8]) -> Result<Option<FileFacts>> {
     let Ok(path) = std::str::from_utf8(path) else {
         return Ok(None);
     };
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let disk = &*inner.tree.disk;
-    let facts = absent_is_none(disk.stat(&inner.tree.root, path));
+    let (disk, root) = (&*inner.tree.disk, &inner.tree.root);
+    let facts = match path {
+        "" => disk.stat_dir(root).map(Some),
+        path => absent_is_none(disk.stat(root, path)),
+    };
     facts.map_err(|e| StoreError::from_io("look at what changed", e))
 }
 

@@ -78,6 +78,11 @@ impl<V: Files, B> FileSystem<V, B> {
         })
     }
 
+    /// Whether the kernel will be told the end of all that it remembers.
+    pub fn is_told_all(&self) -> bool {
+        self.volume.tells_all()
+    }
+
     /// The inode number of what the kernel knows by `ino`.
     fn real(&self, ino: u64) -> u64 {
         if ino == ROOT {

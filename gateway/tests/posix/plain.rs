@@ -165,6 +165,10 @@ fn timespec(time: Option<SetTime>) -> Timespec {
 }
 
 impl Files for Plain {
+    fn tells_all(&self) -> bool {
+        true
+    }
+
     type OpenFile = PlainFile;
     type OpenDir = PlainDir;
 

@@ -140,4 +140,8 @@ impl Files for Brick<OsDisk> {
     fn watch(&self, watcher: &Arc<dyn FilesWatcher>) {
         self.inner.watch(watcher);
     }
+
+    fn tells_all(&self) -> bool {
+        self.inner.watching.is_on()
+    }
 }

@@ -26,7 +26,7 @@ pub(super) enum Answer {
 
 impl<V: Files> Adapter<V> {
     pub(super) fn lasts(&self, may_remember: bool, is_alone: bool) -> Duration {
-        if may_remember && is_alone {
+        if may_remember && is_alone && self.fs.is_told_all() {
             LASTING
         } else {
             Duration::ZERO
@@ -43,7 +43,7 @@ impl<V: Files> Adapter<V> {
                 &attributes(&entry.attr),
                 Generation(entry.attr.generation),
             ),
-            Err(Errno::NOENT) if *is_alone => {
+            Err(Errno::NOENT) if *is_alone && self.fs.is_told_all() => {
                 let lasts = if self.facts.has_epoch() {
                     LASTING
                 } else {
