@@ -10,7 +10,8 @@
 //! host:  {"ended":{}}         once the mount is gone
 //! ```
 //!
-//! A message is a line of JSON, of bounded length. Only the host's own user and root are heard.
+//! A message is a line of JSON, of bounded length. Only the host's own user and root are heard;
+//! a guest trusts a host of its own user, or root's.
 
 pub(super) mod guest;
 pub(super) mod host;

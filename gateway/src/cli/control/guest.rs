@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::{
-    Ask, Hello, HostKind, VERSION, Welcome, Wish, Word, connect, hear_next, say, send_descriptor,
+    Ask, Hello, HostKind, VERSION, Welcome, Wish, Word, check_peer, connect, hear_next, say,
+    send_descriptor,
 };
 use crate::cli::CommandError;
 use crate::cli::control::host::mount_anew;
@@ -63,6 +64,7 @@ impl From<Error> for Refusal {
 /// first, and not before the host has agreed.
 pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<Joined, Refusal> {
     let stream = connect(state)?;
+    trust(&stream)?;
     let hello = Hello {
         portico: VERSION,
         ask: Ask::Mount(wish.clone()),
@@ -96,6 +98,18 @@ pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<
     }
 }
 
+/// Refuses a host that runs as another user, unless that is root: who serves a mount says whom
+/// its files belong to and what programs in it may become.
+fn trust(stream: &UnixStream) -> Result<(), Refusal> {
+    check_peer(stream).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => Refusal::Refused(CommandError::new(
+            "the tree is served by another user, who could give files any owner and set-id bits \
+             here; mount as that user",
+        )),
+        _ => error.into(),
+    })
+}
+
 impl Joined {
     /// Waits for the host's next word.
     pub(crate) fn wait(&self) -> Parting {
@@ -111,5 +125,47 @@ impl Joined {
             }
             Err(_) => Parting::Lost,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rustix::fs::Mode;
+    use rustix::process::{Uid, geteuid};
+
+    use super::*;
+    use crate::cli::control::listen;
+
+    #[test]
+    fn a_host_of_another_user_is_not_trusted() {
+        if !geteuid().is_root() {
+            eprintln!("skipped: only root can be another user");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let state: PathBuf = dir.path().to_owned();
+        trust_of(&state, None).unwrap();
+        rustix::fs::chmod(&state, Mode::from_raw_mode(0o777)).unwrap();
+        std::fs::remove_file(state.join("control.sock")).unwrap();
+        let refused = trust_of(&state, Some(Uid::from_raw(65_534))).unwrap_err();
+        let Refusal::Refused(error) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(error.text.contains("by another user"), "{}", error.text);
+    }
+
+    /// What is thought of a host whose thread runs as a user.
+    fn trust_of(state: &Path, user: Option<Uid>) -> Result<(), Refusal> {
+        let at = state.to_owned();
+        let listening = std::thread::spawn(move || {
+            if user.is_some() {
+                rustix::thread::set_thread_res_uid(None, user, None).unwrap();
+            }
+            listen(&at).unwrap()
+        });
+        let _listener = listening.join().unwrap();
+        trust(&connect(state).unwrap())
     }
 }
