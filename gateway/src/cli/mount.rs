@@ -193,7 +193,8 @@ pub(super) fn default_options(
     Ok(options::parse([], source(&layout, bucket), false)?.mount)
 }
 
-/// Where to mount, as an absolute path. Errors: it is within the tree, which would wait for itself.
+/// Where to mount, as an absolute path. Errors: it is within the tree, which would wait for itself,
+/// or above it, which would hide the tree from its own server.
 pub(super) fn mountpoint(at: &Path, layout: &Layout) -> Result<PathBuf, CommandError> {
     let shown = at.display();
     let absolute = mounting::absolute(at)
@@ -202,6 +203,11 @@ pub(super) fn mountpoint(at: &Path, layout: &Layout) -> Result<PathBuf, CommandE
     if absolute.starts_with(&tree) {
         return Err(CommandError::new(format!(
             "cannot mount at {shown}: it is within the tree itself"
+        )));
+    }
+    if tree.starts_with(&absolute) {
+        return Err(CommandError::new(format!(
+            "cannot mount at {shown}: the tree itself lies below"
         )));
     }
     Ok(absolute)
@@ -251,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_mounted_within_the_tree() {
+    fn nothing_is_mounted_within_the_tree_or_above_it() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::create(dir.path()).unwrap();
         let error = mountpoint(&layout.volume(), &layout).unwrap_err();
@@ -260,6 +266,8 @@ mod tests {
             "{}",
             error.text
         );
+        let above = mountpoint(dir.path().parent().unwrap(), &layout).unwrap_err();
+        assert!(above.text.ends_with("lies below"), "{}", above.text);
         let elsewhere = tempfile::tempdir().unwrap();
         mountpoint(elsewhere.path(), &layout).unwrap();
     }
