@@ -3,7 +3,8 @@
 //! ```text
 //! DIR/main/BUCKET/KEY          objects
 //! DIR/main/.portico/           the volume's own state
-//! DIR/.portico/lock            held while a server runs; holds its pid
+//! DIR/.portico/lock            held while a server runs; holds its pid,
+//!                              and `mount` where that server is a mount
 //! DIR/.portico/control.sock    where mounts join who holds the lock (see `control`)
 //! DIR/.portico/users.toml      users and keys, mode 0600 (see `users`)
 //! ```
@@ -24,6 +25,8 @@ const STATE: &str = ".portico";
 
 /// The name of the file that is locked, in that directory.
 const LOCK: &str = "lock";
+/// What a mount that serves adds there.
+const MOUNT: &str = "mount";
 
 /// The paths of one tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,23 +95,29 @@ impl Layout {
     /// Takes the tree for this process until the lock is dropped. Errors: another process has
     /// it, which is named by its pid.
     pub(super) fn lock(&self) -> Result<TreeLock, CommandError> {
-        let (lock, mut file) = self.attempt()?;
+        let (lock, mut file) = self.attempt("")?;
         lock.ok_or_else(|| {
             let mut holder = String::new();
             if let Err(error) = file.read_to_string(&mut holder) {
                 return self.cannot_lock(error);
             }
-            CommandError::new(format!(
-                "{} is in use by the portico with pid {}",
-                self.dir.display(),
-                holder.trim()
-            ))
+            let shown = self.dir.display();
+            CommandError::new(match holder.trim().split_once(' ') {
+                Some((pid, MOUNT)) => format!(
+                    "{shown} is in use by a mount, the portico with pid {pid}: unmount it, start \
+                     `portico serve` first, and mount again beside it"
+                ),
+                _ => format!(
+                    "{shown} is in use by the portico with pid {}",
+                    holder.trim()
+                ),
+            })
         })
     }
 
-    /// As [`Layout::lock`]; none where another process has it.
-    pub(super) fn try_lock(&self) -> Result<Option<TreeLock>, CommandError> {
-        Ok(self.attempt()?.0)
+    /// As [`Layout::lock`], for a mount; none where another process has it.
+    pub(super) fn try_lock_for_mount(&self) -> Result<Option<TreeLock>, CommandError> {
+        Ok(self.attempt(MOUNT)?.0)
     }
 
     fn cannot_lock(&self, error: std::io::Error) -> CommandError {
@@ -116,8 +125,8 @@ impl Layout {
         CommandError::new(format!("cannot lock {}: {error}", shown.display()))
     }
 
-    /// The lock, where it is free, and the file that is locked.
-    fn attempt(&self) -> Result<(Option<TreeLock>, File), CommandError> {
+    /// The lock, where it is free, and the file that is locked, which says what this process is.
+    fn attempt(&self, what: &str) -> Result<(Option<TreeLock>, File), CommandError> {
         let failed = |error| self.cannot_lock(error);
         let mut file = OpenOptions::new()
             .read(true)
@@ -134,7 +143,7 @@ impl Layout {
         }
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        writeln!(file, "{} {what}", std::process::id()).map_err(failed)?;
         let held = file.try_clone().map_err(failed)?;
         Ok((Some(TreeLock { _file: held }), file))
     }
@@ -162,6 +171,20 @@ mod tests {
         assert!(refused.ends_with(&format!("pid {pid}")), "{refused}");
         drop(held);
         layout.lock().unwrap();
+    }
+
+    #[test]
+    fn a_mount_that_has_the_tree_is_called_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(dir.path()).unwrap();
+        let _held = layout.try_lock_for_mount().unwrap().unwrap();
+        let refused = layout.lock().unwrap_err().text;
+        let named = format!(
+            "in use by a mount, the portico with pid {}:",
+            std::process::id()
+        );
+        assert!(refused.contains(&named), "{refused}");
+        assert!(layout.try_lock_for_mount().unwrap().is_none());
     }
 
     #[test]

@@ -66,7 +66,8 @@ With a symbolic link to portico as /sbin/mount.portico, mount(8) and /etc/fstab 
   /srv/portico/photos  /mnt/photos  portico  _netdev,nofail  0  0
 
 Beside a running server the server serves the mount; should it end, the mount answers `not
-connected` until it is back. Without one this process serves it, and other mounts too.";
+connected` until it is back. Without one this process serves it, and other mounts too; it has the
+tree until it is unmounted, so start `portico serve` first where S3 is wanted as well.";
 
 /// A mount that is to be.
 #[derive(Debug)]

@@ -78,7 +78,7 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
     loop {
         // A server that is gone is expected back, and would find its tree taken.
         if lost != Some(HostKind::Serve)
-            && let Some(lock) = plan.layout.try_lock()?
+            && let Some(lock) = plan.layout.try_lock_for_mount()?
         {
             return serve_here(plan, lock, lost.is_some(), signals).await;
         }
