@@ -13,7 +13,7 @@ mod dirs;
 mod files;
 
 use std::ffi::{OsStr, OsString};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use fsstore::files::{
     Caller, Errno, FileAttr, FilePath, FileResult, FileSystemFacts, Files, NewNode, OpenFile,
@@ -26,7 +26,7 @@ pub use self::files::{OpenHandle, Opened};
 use super::backings::Backings;
 use super::handles::Handles;
 use super::nodes::{Found, KIND, Nodes, ROOT};
-use super::sessions::Terms;
+use super::sessions::{Company, Terms};
 
 /// Types of files, as bits of their mode. Source: inode(7).
 const DIRECTORY: u32 = 0o040_000;
@@ -55,6 +55,7 @@ pub struct FileSystem<V: Files, B> {
     dirs: Handles<DirHandle<V::OpenDir>>,
     backings: Backings<B>,
     moving: RwLock<()>,
+    company: OnceLock<Arc<Company>>,
 }
 
 impl<V: Files, B> FileSystem<V, B> {
@@ -75,6 +76,7 @@ impl<V: Files, B> FileSystem<V, B> {
             dirs: Handles::default(),
             backings: Backings::default(),
             moving: RwLock::new(()),
+            company: OnceLock::new(),
         })
     }
 
@@ -99,6 +101,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// Calls `act` with each path of a node until one leads to it: other hands may have taken
     /// some away. Errors: ESTALE where none does, and those of `act`.
     fn by_name<T>(&self, ino: u64, act: impl Fn(&FilePath) -> FileResult<T>) -> FileResult<T> {
+        self.settle_doubts(ino)?;
         let mut name_index = 0;
         loop {
             let path = self.nodes.path_by(ino, name_index)?;
@@ -107,6 +110,42 @@ impl<V: Files, B> FileSystem<V, B> {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Before a path through a directory is used that other hands may have moved: looks whether
+    /// it stands there. Among several mounts each may be one, since none is told of the others'.
+    fn settle_doubts(&self, ino: u64) -> FileResult<()> {
+        while let Some(doubted) = self.nodes.doubted_above(ino) {
+            self.check_place(doubted)?;
+        }
+        if ino != ROOT && self.company.get().is_some_and(|company| !*company.alone()) {
+            self.check_place(ino)?;
+        }
+        Ok(())
+    }
+
+    fn check_place(&self, ino: u64) -> FileResult<()> {
+        let Ok(path) = self.nodes.path(ino) else {
+            self.nodes.settle(ino, true);
+            return Ok(());
+        };
+        let stands = match self.volume.lookup(&path) {
+            Ok(attr) => attr.ino == self.nodes.real(ino),
+            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            Err(error) => return Err(error),
+        };
+        self.nodes.settle(ino, stands);
+        Ok(())
+    }
+
+    /// Says with which other mounts this one is of one volume.
+    pub fn joins(&self, company: &Arc<Company>) {
+        let _ = self.company.set(Arc::clone(company));
+    }
+
+    /// Other hands changed what stands at a path.
+    pub fn doubt(&self, path: &FilePath) {
+        self.nodes.doubt(path);
     }
 
     /// A call that only looks at a file.
@@ -145,6 +184,7 @@ impl<V: Files, B> FileSystem<V, B> {
 
     /// The path of a name in a directory. Errors: ENOENT in a directory that is removed.
     fn place(&self, parent: u64, name: &OsStr) -> FileResult<FilePath> {
+        self.settle_doubts(parent)?;
         match self.nodes.path(parent) {
             Ok(dir) => dir.join(name),
             Err(Errno::STALE) if self.nodes.last_words(parent).is_some() => Err(Errno::NOENT),
@@ -168,8 +208,15 @@ impl<V: Files, B> FileSystem<V, B> {
     /// What stands at a name. Errors: ENOENT.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> FileResult<Entry> {
         let _still = self.still();
-        let attr = self.volume.lookup(&self.place(parent, name)?)?;
-        Ok(self.entry(parent, name, attr))
+        match self.volume.lookup(&self.place(parent, name)?) {
+            Ok(attr) => Ok(self.entry(parent, name, attr)),
+            Err(error) => {
+                if error == Errno::NOENT {
+                    self.nodes.unlinked(parent, name);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// The kernel counts on a node `count` times less.
@@ -375,6 +422,11 @@ impl<V: Files, B> FileSystem<V, B> {
             known.push(ROOT);
         }
         known
+    }
+
+    /// The directories and names by which the kernel may know a node.
+    pub fn names_of(&self, ino: u64) -> Vec<(u64, Arc<OsStr>)> {
+        self.nodes.names_of(ino)
     }
 
     /// Every number, and every directory and name, that the kernel may know.

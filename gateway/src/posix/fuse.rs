@@ -147,6 +147,7 @@ pub fn start<V: Files>(
     threads: usize,
 ) -> std::io::Result<Running> {
     let fs = Arc::new(Fs::new(volume, terms)?);
+    fs.joins(&company);
     let facts = Arc::new(KernelFacts {
         passing: Passing(AtomicU8::new(MAY_PASS)),
         minor_version: OnceLock::new(),
@@ -218,9 +219,12 @@ impl Kernel for ToldKernel {
         note(self.notifier.inval_inode(INodeNo(ino), -1, 0));
     }
 
-    fn forget_file(&self, ino: u64) {
+    fn forget_file(&self, ino: u64) -> bool {
         let offset = if self.keeps_pages { 0 } else { -1 };
-        note(self.notifier.inval_inode(INodeNo(ino), offset, 0));
+        let outcome = self.notifier.inval_inode(INodeNo(ino), offset, 0);
+        let is_unknown = matches!(&outcome, Err(e) if e.kind() == std::io::ErrorKind::NotFound);
+        note(outcome);
+        !is_unknown
     }
 
     /// A message of fuser's has no room for this notification: it is its header alone, of

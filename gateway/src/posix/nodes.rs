@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fsstore::files::{Errno, FileAttr, FilePath, FileResult};
@@ -54,9 +55,17 @@ struct Node<H> {
     last: Option<Box<FileAttr>>,
     /// Length and times of writing and changing when its bytes were last opened.
     opened_as: Option<(u64, i64, i64)>,
+    /// A directory that other hands may have moved.
+    doubted: bool,
 }
 
 impl<H> Node<H> {
+    fn is_directory(&self) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|last| last.mode & KIND == DIRECTORY)
+    }
+
     fn new(real: u64, generation: u64) -> Self {
         Self {
             real,
@@ -68,6 +77,7 @@ impl<H> Node<H> {
             writer_count: 0,
             last: None,
             opened_as: None,
+            doubted: false,
         }
     }
 }
@@ -77,6 +87,8 @@ impl<H> Node<H> {
 pub struct Nodes<H> {
     base: FilePath,
     table: Mutex<Table<H>>,
+    /// Whether any node may be doubted, so that nobody climbs in vain.
+    any_doubted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -90,6 +102,7 @@ struct Table<H> {
 /// The type bits of a mode. Source: inode(7), S_IFMT.
 pub(super) const KIND: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
+const DIRECTORY: u32 = 0o040_000;
 
 impl<H: Clone> Nodes<H> {
     /// The table of a mount that shows what is below `base`.
@@ -102,6 +115,7 @@ impl<H: Clone> Nodes<H> {
         Self {
             base,
             table: Mutex::new(table),
+            any_doubted: AtomicBool::new(false),
         }
     }
 
@@ -349,9 +363,69 @@ impl<H: Clone> Nodes<H> {
         Some(found)
     }
 
+    /// Other hands changed what stands at a path: a directory that stood there may be elsewhere,
+    /// and no path through it is to be used before it was [looked for](Self::doubted_above).
+    pub fn doubt(&self, path: &FilePath) {
+        let Some(Found { ino: Some(ino), .. }) = self.find(path) else {
+            return;
+        };
+        if let Some(node) = self.lock().nodes.get_mut(&ino)
+            && ino != ROOT
+            && node.is_directory()
+        {
+            node.doubted = true;
+            self.any_doubted.store(true, Ordering::Release);
+        }
+    }
+
+    /// The uppermost doubted directory on the way to a node, or itself.
+    pub fn doubted_above(&self, ino: u64) -> Option<u64> {
+        if !self.any_doubted.load(Ordering::Acquire) {
+            return None;
+        }
+        let table = self.lock();
+        let (mut at, mut uppermost) = (ino, None);
+        for _ in 0..MAX_DEPTH {
+            let Some(node) = table.nodes.get(&at) else {
+                break;
+            };
+            if node.doubted {
+                uppermost = Some(at);
+            }
+            match node.names.first() {
+                Some(place) if at != ROOT => at = place.parent,
+                _ => break,
+            }
+        }
+        uppermost
+    }
+
+    /// A directory was looked for where it stood: it is doubted no more, and where it was not
+    /// there it has lost its name.
+    pub fn settle(&self, ino: u64, stands: bool) {
+        let mut table = self.lock();
+        let Some(node) = table.nodes.get_mut(&ino) else {
+            return;
+        };
+        node.doubted = false;
+        if !stands {
+            table.unname_all(ino);
+        }
+    }
+
     /// Every node that the kernel may know.
     pub fn all(&self) -> Vec<u64> {
         self.lock().nodes.keys().copied().collect()
+    }
+
+    /// The directories and names of a node.
+    pub fn names_of(&self, ino: u64) -> Vec<(u64, Arc<OsStr>)> {
+        let table = self.lock();
+        let names = table.nodes.get(&ino).map(|node| &node.names);
+        let names = names.into_iter().flatten();
+        names
+            .map(|place| (place.parent, Arc::clone(&place.name)))
+            .collect()
     }
 
     /// Every name that the kernel was told of, as directory and name.
@@ -405,6 +479,10 @@ impl<H> Table<H> {
     /// Gives a node a name, which whatever had it loses.
     fn name(&mut self, parent: u64, name: &OsStr, ino: u64) {
         self.unname(parent, name);
+        // A directory has one name: where it is met at another, it was moved.
+        if self.nodes.get(&ino).is_some_and(Node::is_directory) {
+            self.unname_all(ino);
+        }
         let name: Arc<OsStr> = Arc::from(name);
         if let Some(dir) = self.nodes.get_mut(&parent) {
             dir.children.insert(Arc::clone(&name), ino);
@@ -423,6 +501,18 @@ impl<H> Table<H> {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.names
                 .retain(|place| place.parent != parent || &*place.name != name);
+        }
+    }
+
+    /// Takes all names away from a node.
+    fn unname_all(&mut self, ino: u64) {
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return;
+        };
+        for place in std::mem::take(&mut node.names) {
+            if let Some(dir) = self.nodes.get_mut(&place.parent) {
+                dir.children.remove(&place.name);
+            }
         }
     }
 

@@ -118,6 +118,8 @@ impl<V: Files> Sessions<V> {
         let started = fuse::start(Arc::clone(&self.volume), terms, device, company, threads);
         let running = started.inspect_err(|_| self.shared.settle(&live))?;
         self.volume.watch(&running.watcher);
+        // What changed between the first answers and this.
+        running.watcher.all_changed();
         live.next += 1;
         let number = live.next;
         live.sessions

@@ -16,8 +16,9 @@ pub trait Kernel: Send + Sync + 'static {
     /// Attributes are to be asked again.
     fn forget_attr(&self, ino: u64);
 
-    /// Attributes, and bytes that are kept, are to be asked again.
-    fn forget_file(&self, ino: u64);
+    /// Attributes, and bytes that are kept, are to be asked again. Gives whether the kernel
+    /// knows the file.
+    fn forget_file(&self, ino: u64) -> bool;
 
     /// Every name is to be asked again; false where the kernel cannot be told so.
     fn forget_all_names(&self) -> bool;
@@ -38,6 +39,7 @@ impl<V: Files, B, K> Teller<V, B, K> {
 
 impl<V: Files, B: Send + Sync + 'static, K: Kernel> FilesWatcher for Teller<V, B, K> {
     fn name_changed(&self, path: &FilePath) {
+        self.fs.doubt(path);
         let Some(found) = self.fs.find(path) else {
             return;
         };
@@ -53,6 +55,14 @@ impl<V: Files, B: Send + Sync + 'static, K: Kernel> FilesWatcher for Teller<V, B
 
     fn file_changed(&self, ino: u64) {
         for ino in self.fs.known(ino) {
+            if self.kernel.forget_file(ino) {
+                continue;
+            }
+            // It may be about to know it, with what was said before: the answer under way is in
+            // place once the lock of its directory is had.
+            for (parent, name) in self.fs.names_of(ino) {
+                self.kernel.forget_name(parent, &name);
+            }
             self.kernel.forget_file(ino);
         }
     }

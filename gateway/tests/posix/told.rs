@@ -39,8 +39,9 @@ impl Kernel for Listener {
         self.note(format!("attr {ino}"));
     }
 
-    fn forget_file(&self, ino: u64) {
+    fn forget_file(&self, ino: u64) -> bool {
         self.note(format!("file {ino}"));
+        true
     }
 
     fn forget_all_names(&self) -> bool {
@@ -54,6 +55,7 @@ impl Kernel for Listener {
 struct Try {
     _dir: tempfile::TempDir,
     listener: Listener,
+    fs: Arc<FileSystem<Plain, ()>>,
     teller: Teller<Plain, (), Listener>,
     /// A directory `d` and a file `d/f`, which the kernel knows.
     dir_ino: u64,
@@ -85,7 +87,8 @@ impl Try {
         };
         Self {
             _dir: dir,
-            teller: Teller::new(fs, listener.clone()),
+            teller: Teller::new(Arc::clone(&fs), listener.clone()),
+            fs,
             listener,
             dir_ino: made.attr.ino,
             file_ino: found.attr.ino,
@@ -111,6 +114,24 @@ fn a_name_is_forgotten_with_what_stood_there_and_its_directorys_attributes() {
         t.listener.take(),
         [format!("attr {dir}"), format!("name new in {dir}")]
     );
+}
+
+#[test]
+fn a_directory_that_others_moved_is_not_taken_for_what_stands_there_now() {
+    let t = Try::new(true);
+    let root = t._dir.path();
+    std::fs::rename(root.join("d"), root.join("moved")).unwrap();
+    std::fs::create_dir(root.join("d")).unwrap();
+    std::fs::write(root.join("d/f"), "another").unwrap();
+    t.teller.name_changed(&below(&["d"]));
+    let fs = &t.fs;
+    assert!(fs.attr(t.file_ino, None).is_err());
+    assert!(fs.lookup(t.dir_ino, OsStr::new("f")).is_err());
+    assert!(fs.unlink(t.dir_ino, OsStr::new("f")).is_err());
+    assert_eq!(std::fs::read(root.join("d/f")).unwrap(), b"another");
+    // Met where it is, it is at hand again.
+    fs.lookup(ROOT, OsStr::new("moved")).unwrap();
+    assert_eq!(fs.attr(t.file_ino, None).unwrap().attr.len_bytes, 0);
 }
 
 #[test]
