@@ -255,7 +255,8 @@ impl Watch {
             match self.source.fanotify.read(&mut buffer) {
                 Ok(0) => break Ok(()),
                 Ok(len) => {
-                    if read_events(&buffer[..len], |event| self.take(inner, event)).is_err() {
+                    let (read, own) = (&buffer[..len], self.pid);
+                    if read_events(read, own, |event| self.take(inner, event)).is_err() {
                         tracing::warn!("the kernel told of changes in words we do not know");
                         self.pending.lose();
                     }

@@ -54,8 +54,13 @@ impl Event {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Calls `visit` with each event in what was read.
-pub fn read_events(mut read: &[u8], mut visit: impl FnMut(Event)) -> Result<(), Malformed> {
+/// Calls `visit` with each event in what was read; of those of the process `own`, which are many,
+/// what they are about is left out.
+pub fn read_events(
+    mut read: &[u8],
+    own: i32,
+    mut visit: impl FnMut(Event),
+) -> Result<(), Malformed> {
     while !read.is_empty() {
         let len = u32::from_ne_bytes(field(read, 0)?) as usize;
         let [version] = field(read, 4)?;
@@ -70,7 +75,9 @@ pub fn read_events(mut read: &[u8], mut visit: impl FnMut(Event)) -> Result<(), 
             name: None,
             object: None,
         };
-        read_records(&event[head_len..], &mut parsed)?;
+        if parsed.pid != own {
+            read_records(&event[head_len..], &mut parsed)?;
+        }
         visit(parsed);
         read = rest;
     }
@@ -119,6 +126,8 @@ fn field<const LEN: usize>(bytes: &[u8], at: usize) -> Result<[u8; LEN], Malform
 mod tests {
     use super::*;
 
+    const OWN: i32 = 77;
+
     fn record(kind: u8, handle: &[u8], name: &[u8]) -> Vec<u8> {
         let mut record = vec![kind, 0, 0, 0];
         record.extend([7; 8]);
@@ -148,7 +157,7 @@ mod tests {
 
     fn all(read: &[u8]) -> Result<Vec<Event>, Malformed> {
         let mut events = Vec::new();
-        read_events(read, |event| events.push(event))?;
+        read_events(read, OWN, |event| events.push(event))?;
         Ok(events)
     }
 
@@ -174,6 +183,16 @@ mod tests {
         assert_eq!(events[0].object.as_ref().unwrap().bytes(), [9; 8]);
         assert_eq!((events[0].mask, events[0].pid), (libc::FAN_MODIFY, 12));
         assert!(events[1].is_overflow() && !events[0].is_overflow());
+    }
+
+    #[test]
+    fn of_our_own_events_only_the_head_is_read() {
+        let record = record(FAN_EVENT_INFO_TYPE_DFID_NAME, &[1; 8], b"n\0");
+        let events = all(&event(libc::FAN_MOVED_TO, OWN, &[record])).unwrap();
+        assert_eq!(
+            (events[0].mask, &events[0].name),
+            (libc::FAN_MOVED_TO, &None)
+        );
     }
 
     #[test]
