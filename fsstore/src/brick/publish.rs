@@ -271,15 +271,21 @@ impl<D: Disk> Tree<D> {
         at: &Locator,
         moved: &mut Moved,
     ) -> Result<()> {
-        let path = format!("{}/{}", at.bucket, keypath::escaped_path(&at.key));
-        let old = absent_is_none(self.disk.stat(&self.own.keys, &path));
-        match old.map_err(failed("look at an escaped key"))? {
-            Some(_) => {
+        match self.stands_aside(at)? {
+            true => {
                 turn.settle()?;
                 self.unlink_escaped(turn, at, moved)
             }
-            None => Ok(()),
+            false => Ok(()),
         }
+    }
+
+    /// Whether a file is at a key's escaped path.
+    pub(super) fn stands_aside(&self, at: &Locator) -> Result<bool> {
+        let path = format!("{}/{}", at.bucket, keypath::escaped_path(&at.key));
+        let aside = absent_is_none(self.disk.stat(&self.own.keys, &path));
+        let aside = aside.map_err(failed("look at an escaped key"))?;
+        Ok(aside.is_some())
     }
 
     pub(super) fn clear_marker(&self, turn: &mut Turn<'_, D>, dir: &Arc<D::Dir>) -> Result<bool> {

@@ -229,6 +229,12 @@ impl Inner<OsDisk> {
         from: &End<'_>,
         to: &End<'_>,
     ) -> FileResult<()> {
+        for (end, other) in [(from, to), (to, from)] {
+            if let (true, true, Some(at)) = (end.has(is_dir), other.may_be_object(), &end.object) {
+                // A file is no shelter, and nobody asked to replace what the directory shelters.
+                self.refuse_where_aside(at, Errno::BUSY)?;
+            }
+        }
         let moves_trees = [from, to]
             .iter()
             .any(|end| end.has(is_dir) || end.has(is_symlink));

@@ -24,6 +24,14 @@ impl Inner<OsDisk> {
         }
     }
 
+    /// Errors: `refusal` where an object stands aside of a key.
+    pub(super) fn refuse_where_aside(&self, at: &Locator, refusal: Errno) -> FileResult<()> {
+        match self.tree.stands_aside(at).map_err(|e| e.errno())? {
+            true => Err(refusal),
+            false => Ok(()),
+        }
+    }
+
     /// Before a file is removed: where two objects of one key stand, the plain one is the last
     /// to go.
     pub(super) fn remove_escaped_too(

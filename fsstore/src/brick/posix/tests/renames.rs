@@ -194,3 +194,22 @@ fn two_names_of_one_file_are_left_as_they_are() {
     scene.mv("b/one", "b/two").unwrap();
     assert_eq!(scene.names_of("b"), ["one", "two"]);
 }
+
+#[test]
+fn a_file_does_not_change_places_with_a_directory_that_shelters_an_object() {
+    let scene = Scene::new();
+    let sheltered = scene.put("d", b"sheltered");
+    scene.put("d/k", b"x");
+    let file = scene.put("f", b"file");
+    scene.put("e/l", b"x");
+    let swap = |one, other| scene.rename(one, other, RenameMode::Exchange);
+    assert_eq!(swap("b/d", "b/f"), Err(Errno::BUSY));
+    assert_eq!(swap("b/f", "b/d"), Err(Errno::BUSY));
+    assert_eq!(scene.keys(), ["d", "d/k", "e/l", "f"]);
+    assert_eq!(scene.stat("d").etag, sheltered.etag);
+    assert_eq!(scene.stat("f").etag, file.etag);
+    // Two directories leave the object where it is.
+    swap("b/d", "b/e").unwrap();
+    assert_eq!(scene.keys(), ["d", "d/l", "e/k", "f"]);
+    assert_eq!(scene.get("d"), b"sheltered");
+}
