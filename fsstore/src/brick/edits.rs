@@ -226,6 +226,13 @@ impl<D: Disk> Inner<D> {
     }
 
     fn end_edit(&self, file: &D::File, ino: u64, at: impl FnOnce() -> Option<Locator>) {
+        if std::thread::panicking() {
+            // Maybe out of the turn, which this thread then cannot take. That the log goes on
+            // naming it costs a look at the next start.
+            self.edits.end(ino);
+            self.stamps.doubt(ino);
+            return;
+        }
         let ended = self
             .committer
             .act_here(&[], true, |_| self.edit_ends(file, ino, at));

@@ -1,4 +1,5 @@
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ struct Scene {
     at: Locator,
 }
 
+/// How long something may take that happens by itself.
+const PATIENCE: Duration = Duration::from_secs(20);
 const OLD: &[u8] = b"old bytes";
 
 fn md5(bytes: &[u8]) -> ETag {
@@ -299,4 +302,26 @@ async fn an_edit_is_remembered_over_a_restart() {
     };
     brick.inner.hash_one(&suspect).await.unwrap();
     assert_eq!(brick.stat(&at).await.unwrap().etag, md5(OLD));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_dropped_by_a_panic_in_the_turn_ends_without_another_turn() {
+    let scene = Scene::new(HashPolicy::Never).await;
+    let edit = scene.begin().await;
+    let inner = Arc::clone(&scene.brick.inner);
+    let (over, is_over) = std::sync::mpsc::channel();
+    // Of its own: were it to wait for ever, the test would not.
+    std::thread::spawn(move || {
+        let acted = catch_unwind(AssertUnwindSafe(|| {
+            inner.committer.act_here(&[], false, |_| {
+                let _edit = edit;
+                panic!("as a change would that has an error");
+            })
+        }));
+        over.send(acted.is_err())
+    });
+    assert_eq!(is_over.recv_timeout(PATIENCE), Ok(true));
+    assert!(scene.tag().await.is_provisional(), "in doubt");
+    scene.put(b"new", Precondition::default()).await.unwrap();
+    assert_eq!(scene.tag().await, md5(b"new"));
 }
