@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::super::Inner;
 use super::super::attrs::Record;
-use super::super::commit::Turn;
 use super::super::disk::{Disk, FileFacts};
 use super::super::index::Change;
 use super::super::osdisk::posix::{
@@ -35,31 +34,44 @@ impl Inner<OsDisk> {
         flags: OpenFlags,
         caller: Caller,
     ) -> FileResult<(FileAttr, PosixFile)> {
+        match self.create_new(path, mode, flags, caller) {
+            Err(Errno::EXIST) if !flags.exclusive => self.open_met(path, flags, None),
+            outcome => outcome,
+        }
+    }
+
+    fn create_new(
+        self: &Arc<Self>,
+        path: &FilePath,
+        mode: u32,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> FileResult<(FileAttr, PosixFile)> {
         let place = below(path)?;
         let object = place.object();
-        let made = self.change_names(&keys([&object]), |turn| {
+        self.change_names(&keys([&object]), |turn| {
             let disk = &self.tree.disk;
+            if flags.exclusive {
+                self.refuse_to_replace(&place)?;
+            }
             let fd = on_behalf(caller, || disk.create_regular(path, mode, flags))?;
             let met = meet(fd.as_fd())?;
             let file = Arc::new(OsFile::from(fd));
             let edit = flags
                 .write
                 .then(|| self.begin_first_edit(object.as_ref(), &file, &met.facts));
-            self.made_file(turn, object.as_ref(), &met.facts);
+            if let (false, Some(at)) = (flags.exclusive, &object) {
+                self.displace_escaped(turn, at);
+            }
+            self.made_file(object.as_ref(), &met.facts);
             let file = PosixFile::new(self, file, met.attr.ino, flags, edit);
             Ok((met.attr, file))
-        });
-        match made {
-            Ok(made) => Ok(made),
-            Err(Errno::EXIST) if !flags.exclusive => self.open_met(path, flags, None),
-            Err(e) => Err(e),
-        }
+        })
     }
 
     /// A regular file has been made where none was.
-    fn made_file(&self, turn: &mut Turn<'_, OsDisk>, at: Option<&Locator>, facts: &FileFacts) {
+    fn made_file(&self, at: Option<&Locator>, facts: &FileFacts) {
         let Some(at) = at else { return };
-        self.displace_escaped(turn, at);
         let row = self.plain_row(&at.key, facts, &Record::default());
         self.tell_index(at, Change::Put(row));
     }
@@ -128,7 +140,7 @@ impl Inner<OsDisk> {
             let (parent, met) =
                 self.make_in(&place, caller, |dir, name| add_node(dir, name, node))?;
             turn.changed(&parent);
-            self.made_file(turn, object.as_ref(), &met.facts);
+            self.made_file(object.as_ref(), &met.facts);
             Ok(met.attr)
         })
     }
@@ -145,16 +157,15 @@ impl Inner<OsDisk> {
             let (parent, met) =
                 self.make_in(&place, caller, |dir, name| add_symlink(dir, name, target))?;
             turn.changed(&parent);
-            self.made_symlink(turn, &place);
+            self.made_symlink(&place);
             Ok(met.attr)
         })
     }
 
     /// A symbolic link stands at a path that it did not stand at: where it leads to a file
     /// inside the volume it is that object, where to a directory its keys are reached by it.
-    pub(super) fn made_symlink(&self, turn: &mut Turn<'_, OsDisk>, place: &Below<'_>) {
+    fn made_symlink(&self, place: &Below<'_>) {
         let Some(at) = place.object() else { return };
-        self.displace_escaped(turn, &at);
         self.reconcile_or_warn(&at);
         if self.leads_to_directory(&at) {
             self.forget_rows_are_whole(&at.bucket);
@@ -167,6 +178,8 @@ impl Inner<OsDisk> {
         self.tree.disk.open_dir(&self.tree.root, &path).is_ok()
     }
 
+    /// Makes what replaces nothing. Errors: EEXIST, also where S3 shows an object that stands
+    /// aside.
     fn make_in(
         &self,
         place: &Below<'_>,
@@ -174,9 +187,22 @@ impl Inner<OsDisk> {
         make: impl FnOnce(&OwnedFd, &OsStr) -> FileResult<()>,
     ) -> FileResult<(Arc<OwnedFd>, Met)> {
         let parent = self.tree.disk.open_directory(&place.parent)?;
+        self.refuse_to_replace(place)?;
         on_behalf(caller, || make(&parent, place.name))?;
         let met = meet_at(&parent, place.name)?;
         Ok((parent, met))
+    }
+
+    fn refuse_to_replace(&self, place: &Below<'_>) -> FileResult<()> {
+        let Some(at) = place.object() else {
+            return Ok(());
+        };
+        self.refuse_where_aside(&at, Errno::EXIST)
+            .or_else(|refused| {
+                // Where no directory is, that is what is wrong.
+                self.tree.disk.open_directory(&place.parent)?;
+                Err(refused)
+            })
     }
 
     pub(super) fn make_link(
@@ -193,6 +219,7 @@ impl Inner<OsDisk> {
         let source = self.object_held(&held);
         self.change_names(&keys([&source, &object]), |turn| {
             let parent = self.tree.disk.open_directory(&place.parent)?;
+            self.refuse_to_replace(&place)?;
             let kept = self.keep(source.as_ref(), &held.met.facts);
             let linked = add_name(held.fd(), &parent, place.name);
             let now = kept.and_then(|kept| self.kept(kept, linked.is_ok()));
@@ -200,9 +227,6 @@ impl Inner<OsDisk> {
             turn.changed(&parent);
             let met = held.meet_again()?;
             if is_regular(met.attr.mode) {
-                if let Some(at) = &object {
-                    self.displace_escaped(turn, at);
-                }
                 // Both names have one record and one time of change.
                 match &now {
                     Some((facts, record)) => {
@@ -214,7 +238,7 @@ impl Inner<OsDisk> {
                     None => object.iter().for_each(|at| self.reconcile_or_warn(at)),
                 }
             } else {
-                self.made_symlink(turn, &place);
+                self.made_symlink(&place);
             }
             Ok(met.attr)
         })

@@ -131,6 +131,9 @@ impl Inner<OsDisk> {
         if from.has(is_dir) {
             return self.move_directory(turn, from, to, mode);
         }
+        if let (RenameMode::NoReplace, Some(at)) = (mode, &to.object) {
+            self.refuse_where_aside(at, Errno::EXIST)?;
+        }
         let kept = self.keep_end(from);
         // Other names of what is replaced stay, with digests that hold.
         let replaced_kept = match to.met {
@@ -197,6 +200,9 @@ impl Inner<OsDisk> {
             false => None,
         };
         let aside = self.aside_below(&to.place)?;
+        if mode == RenameMode::NoReplace && self.would_replace(&from.place, &to.place, &aside) {
+            return Err(Errno::EXIST);
+        }
         let (old, new) = (from.place.marker(), to.place.marker());
         self.move_dir(
             (&from.place.bucket, old.as_ref().map(|at| &at.key)),

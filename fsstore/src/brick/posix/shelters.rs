@@ -1,11 +1,15 @@
 //! Objects that stand aside: those that a directory displaced, bodies of markers, and what a
 //! crash left of either. In the turn.
 
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
 use super::super::Inner;
 use super::super::commit::Turn;
 use super::super::disk::{Disk, FileKind};
 use super::super::index::{Change, KeyRange, MAX_FETCH_ROWS};
 use super::super::osdisk::OsDisk;
+use super::super::osdisk::posix::{is_regular, is_symlink, meet};
 use super::super::tree::Moved;
 use super::super::walk::{Step, walk};
 use super::place::Below;
@@ -132,6 +136,27 @@ impl Inner<OsDisk> {
             Ok(Step::Next)
         })?;
         Ok(found)
+    }
+
+    /// Whether a directory that moves has a file of the same key as one of those aside.
+    pub(super) fn would_replace(
+        &self,
+        from: &Below<'_>,
+        to: &Below<'_>,
+        aside: &[Locator],
+    ) -> bool {
+        let Some(marker) = to.marker() else {
+            return false;
+        };
+        let comes = |at: &Locator| {
+            let rest = at.key.as_str().strip_prefix(marker.key.as_str())?;
+            let mut names = rest.split('/').map(OsStr::new);
+            let path = names.try_fold(from.path.clone(), |path, name| path.join(name));
+            let node = self.tree.disk.open_node(&path.ok()?).ok()?;
+            let mode = meet(node.as_fd()).ok()?.attr.mode;
+            Some(is_regular(mode) || is_symlink(mode))
+        };
+        aside.iter().any(|at| comes(at) == Some(true))
     }
 
     /// A directory has come to where objects stood aside: its files replace those of the same

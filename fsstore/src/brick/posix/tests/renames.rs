@@ -1,8 +1,8 @@
 //! Names moved.
 
-use crate::files::{Errno, FileResult, Files, OpenFile, RenameMode, Target};
+use crate::files::{Errno, FileResult, Files, NewNode, OpenFile, OpenFlags, RenameMode, Target};
 
-use super::{HELLO_MD5, Scene, at_in, path};
+use super::{BOTH, HELLO_MD5, Scene, at_in, me, path};
 
 impl Scene {
     fn rename(&self, from: &str, to: &str, mode: RenameMode) -> FileResult<()> {
@@ -212,4 +212,51 @@ fn a_file_does_not_change_places_with_a_directory_that_shelters_an_object() {
     swap("b/d", "b/e").unwrap();
     assert_eq!(scene.keys(), ["d", "d/l", "e/k", "f"]);
     assert_eq!(scene.get("d"), b"sheltered");
+}
+
+#[test]
+fn what_replaces_nothing_leaves_an_object_that_stands_aside() {
+    let scene = Scene::new();
+    let aside = scene.put("a/x", b"aside");
+    scene.put("a/x/below", b"x");
+    scene.mv("b/a", "b/z").unwrap();
+    let exclusive = OpenFlags {
+        exclusive: true,
+        ..BOTH
+    };
+    let create = |flags| scene.brick.create(&path("b/a/x"), 0o644, flags, me());
+    assert_eq!(create(exclusive).err(), Some(Errno::NOENT), "no directory");
+    scene.mkdir("b/a").unwrap();
+    scene.write("b/f", b"file");
+    scene.put("new/x", b"new");
+    let (file, to) = (path("b/f"), path("b/a/x"));
+    let ino = scene.lookup("b/f").unwrap().ino;
+    let node = NewNode {
+        mode: 0o100_644,
+        rdev: 0,
+    };
+    let exist = Some(Errno::EXIST);
+    assert_eq!(create(exclusive).err(), exist);
+    let linked = scene
+        .brick
+        .make_link(Target::Named { path: &file, ino }, &to);
+    assert_eq!(linked.err(), exist);
+    assert_eq!(scene.brick.make_node(&to, node, me()).err(), exist);
+    let link = scene.brick.make_symlink(&to, "../f".as_ref(), me());
+    assert_eq!(link.err(), exist);
+    let kept = scene.rename("b/f", "b/a/x", RenameMode::NoReplace);
+    assert_eq!(kept.err(), exist);
+    scene.brick.remove_dir(&path("b/a")).unwrap();
+    let kept = scene.rename("b/new", "b/a", RenameMode::NoReplace);
+    assert_eq!(kept.err(), exist);
+    assert_eq!(scene.stat("a/x").etag, aside.etag);
+    assert_eq!(scene.keys(), ["a/x", "f", "new/x", "z/x/below"]);
+    // What may replace it does.
+    scene.mkdir("b/a").unwrap();
+    create(BOTH).unwrap();
+    assert_eq!(scene.get("a/x"), b"");
+    scene.brick.unlink(&to).unwrap();
+    assert!(!scene.has_key("a/x"));
+    scene.rename("b/f", "b/a/x", RenameMode::NoReplace).unwrap();
+    assert_eq!(scene.get("a/x"), b"file");
 }
