@@ -26,6 +26,9 @@ const ALL_MAY: u32 = 0o777;
 /// The sticky bit, and those that set ids. Source: inode(7).
 const BEYOND_PERMISSIONS: u32 = 0o7000;
 
+/// Most rounds with others who make and remove a file.
+const MAX_ROUNDS: usize = 64;
+
 impl Inner<OsDisk> {
     pub(super) fn create_file(
         self: &Arc<Self>,
@@ -34,10 +37,18 @@ impl Inner<OsDisk> {
         flags: OpenFlags,
         caller: Caller,
     ) -> FileResult<(FileAttr, PosixFile)> {
-        match self.create_new(path, mode, flags, caller) {
-            Err(Errno::EXIST) if !flags.exclusive => self.open_met(path, flags, None),
-            outcome => outcome,
+        for _ in 0..MAX_ROUNDS {
+            match self.create_new(path, mode, flags, caller) {
+                Err(Errno::EXIST) if !flags.exclusive => {}
+                outcome => return outcome,
+            }
+            match self.open_met(path, flags, None) {
+                // Gone since.
+                Err(Errno::NOENT) => {}
+                outcome => return outcome,
+            }
         }
+        Err(Errno::AGAIN)
     }
 
     fn create_new(

@@ -153,3 +153,23 @@ fn many_hands_leave_listing_and_tree_the_same() {
         assert_eq!(scene.listed_tag(&key), tag.as_str());
     }
 }
+
+#[test]
+fn an_open_that_makes_what_is_not_there_never_says_that_it_is_not() {
+    const ROUNDS: usize = 3_000;
+    let scene = Scene::new();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Behind the mount's back, and so outside its turns.
+                    let _ = std::fs::remove_file(scene.real("b/k"));
+                }
+            });
+        }
+        let opened = (0..ROUNDS).find_map(|_| scene.create("b/k").err());
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(opened, None);
+    });
+}
