@@ -14,6 +14,7 @@ use super::super::osdisk::posix::{
     is_regular, set_xattr, take_xattr, xattr, xattr_names, xattr_of_open,
 };
 use super::super::osdisk::{OsDisk, OsFile};
+use super::keep::Kept;
 use super::open::{Held, PosixFile};
 use crate::files::{Errno, FileResult, OpenFlags, Target, XattrMode};
 use crate::object::Attributes;
@@ -225,7 +226,7 @@ impl Inner<OsDisk> {
         if !is_regular(held.met.attr.mode) {
             return Err(Errno::OPNOTSUPP);
         }
-        self.keeping_digests(held, |kept| {
+        let change = |kept: Option<&mut Kept>| {
             let Some((file, mut record)) = self.record_held(held)? else {
                 return Err(Errno::OPNOTSUPP);
             };
@@ -236,6 +237,14 @@ impl Inner<OsDisk> {
                 *attrs = record.attrs;
             }
             Ok(())
-        })
+        };
+        match held.writable() {
+            // S3 changes the same record in its turns.
+            Some(_) => {
+                let acted = self.committer.act_here(&[], false, |_| change(None));
+                acted.map_err(|e| e.errno())?
+            }
+            None => self.keeping_digests(held, change),
+        }
     }
 }

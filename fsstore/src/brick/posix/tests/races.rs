@@ -1,15 +1,16 @@
 //! Both halves of the waist at the same time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::StoreError;
-use crate::files::{Errno, Files, OpenFile, OpenFlags, RenameMode};
+use crate::files::{Errno, Files, OpenFile, OpenFlags, RenameMode, Target, XattrMode};
 use crate::object::{ETagMatch, Precondition};
-use crate::volume::{CommitOptions, StageOptions, Staged, Volume};
+use crate::volume::{AttrsPatch, CommitOptions, StageOptions, Staged, Volume};
 
 use super::{BOTH, Scene, at, me, path};
 
@@ -171,5 +172,44 @@ fn an_open_that_makes_what_is_not_there_never_says_that_it_is_not() {
         let opened = (0..ROUNDS).find_map(|_| scene.create("b/k").err());
         is_over.store(true, Ordering::Relaxed);
         assert_eq!(opened, None);
+    });
+}
+
+#[test]
+fn an_attribute_set_on_a_handle_leaves_tags_set_meanwhile() {
+    const ROUNDS: usize = 100;
+    let scene = Scene::new();
+    scene.put("k", b"x");
+    let file = scene.open("b/k", BOTH).unwrap();
+    let is_over = AtomicBool::new(false);
+    let tags_of = |round: usize| BTreeMap::from([("round".to_owned(), round.to_string())]);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let name = OsStr::new("user.s3.meta.round");
+            for round in 0_usize.. {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let value = round.to_string();
+                let set = scene.brick.set_xattr(
+                    Target::Open(&file),
+                    name,
+                    value.as_bytes(),
+                    XattrMode::Set,
+                );
+                assert_eq!(set, Ok(()));
+            }
+        });
+        let lost = (0..ROUNDS).find(|round| {
+            let tags = Some(tags_of(*round));
+            let patch = AttrsPatch {
+                tags,
+                ..AttrsPatch::default()
+            };
+            scene.patch("k", patch);
+            scene.stat("k").attrs.tags != tags_of(*round)
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(lost, None);
     });
 }
