@@ -2,7 +2,7 @@
 //! have it, directories with the set-group-ID bit, default ACLs and quotas included.
 //!
 //! User, group and umask are the thread's alone: the group and user of a thread are its own to
-//! the kernel, and a thread that acts here has its umask to itself from the first time on.
+//! the kernel, and a thread that acts here has a umask to itself from the first time on.
 //! Capabilities stay, so that whoever calls has already been checked. Source: credentials(7).
 
 use std::cell::Cell;
@@ -21,14 +21,13 @@ use crate::files::{Caller, FileResult};
 struct Own {
     uid: Uid,
     gid: Gid,
+    umask: Mode,
     /// Whether it may act for anyone.
     is_root: bool,
 }
 
 thread_local! {
     static OWN: Cell<Option<Own>> = const { Cell::new(None) };
-    /// The umask set last.
-    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 /// Runs `act` as the caller. Where this process is no superuser's everything is its own user's,
@@ -36,10 +35,8 @@ thread_local! {
 /// let this thread be the caller.
 pub(super) fn on_behalf<T>(caller: Caller, act: impl FnOnce() -> FileResult<T>) -> FileResult<T> {
     let own = own()?;
-    if UMASK.get() != Some(caller.umask) {
-        umask(Mode::from_raw_mode(caller.umask & 0o777));
-        UMASK.set(Some(caller.umask));
-    }
+    let callers = Mode::from_raw_mode(caller.umask & 0o777);
+    let _umask = (callers != own.umask).then(|| Umask::become_(callers, own));
     if !own.is_root {
         return act();
     }
@@ -52,6 +49,23 @@ pub(super) fn on_behalf<T>(caller: Caller, act: impl FnOnce() -> FileResult<T>) 
         .then(|| User::become_(uid, own))
         .transpose()?;
     act()
+}
+
+/// Restores the thread's own umask when dropped: what it makes for the store itself later is to
+/// have no stranger's.
+struct Umask(Own);
+
+impl Umask {
+    fn become_(mask: Mode, own: Own) -> Self {
+        umask(mask);
+        Self(own)
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        umask(self.0.umask);
+    }
 }
 
 /// Restores the thread's own group when dropped.
@@ -94,9 +108,13 @@ fn own() -> FileResult<Own> {
         return Ok(own);
     }
     unshare_umask()?;
+    // It can be read by setting it only; nobody else has this one.
+    let mask = umask(Mode::empty());
+    umask(mask);
     let own = Own {
         uid: geteuid(),
         gid: getegid(),
+        umask: mask,
         is_root: geteuid().is_root(),
     };
     if own.is_root {
@@ -164,5 +182,23 @@ mod tests {
         };
         made_as(caller);
         assert_eq!(umask(before), Mode::from_raw_mode(0o022));
+    }
+
+    #[test]
+    fn what_a_thread_makes_for_itself_has_its_own_umask() {
+        let caller = Caller {
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+            umask: 0o777,
+        };
+        std::thread::spawn(move || {
+            let before = own().unwrap().umask;
+            for act in [Ok(()), Err(rustix::io::Errno::IO)] {
+                assert_eq!(on_behalf(caller, || act), act);
+                assert_eq!(umask(before), before);
+            }
+        })
+        .join()
+        .unwrap();
     }
 }
