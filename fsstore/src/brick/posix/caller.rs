@@ -1,9 +1,12 @@
 //! Acting on behalf of a caller: what is made in between is owned as the caller's own call would
-//! have it, directories with the set-group-ID bit, default ACLs and quotas included.
+//! have it, directories with the set-group-ID bit and default ACLs included.
 //!
 //! User, group and umask are the thread's alone: the group and user of a thread are its own to
 //! the kernel, and a thread that acts here has a umask to itself from the first time on.
-//! Capabilities stay, so that whoever calls has already been checked. Source: credentials(7).
+//! Capabilities stay, so that whoever calls must have been checked already. With them stays
+//! CAP_SYS_RESOURCE: what is made is counted to the caller's quota, but its hard limits, and the
+//! blocks that a file system keeps for the superuser, stop nobody where this process is the
+//! superuser's. Source: credentials(7), capabilities(7), quotactl(2).
 
 use std::cell::Cell;
 
