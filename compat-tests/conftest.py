@@ -35,6 +35,7 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="session")
 def run_dir():
     """An empty directory on a real disk: xattrs and rename work there as they do for users."""
+    fuse.unmount_below(RUN_DIR)
     shutil.rmtree(RUN_DIR, ignore_errors=True)
     RUN_DIR.mkdir(parents=True)
     yield RUN_DIR

@@ -22,10 +22,19 @@ END_S = 30
 
 def need_fuse():
     """Skips where nothing can be mounted."""
-    if not os.path.exists("/dev/fuse"):
-        pytest.skip("no /dev/fuse")
-    if os.geteuid() != 0 and not shutil.which("fusermount3"):
-        pytest.skip("not root and no fusermount3")
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        pytest.skip(f"/dev/fuse: {error.strerror}")
+    if not may_mount() and (os.geteuid() == 0 or not shutil.which("fusermount3")):
+        pytest.skip("no CAP_SYS_ADMIN" if os.geteuid() == 0 else "not root and no fusermount3")
+
+
+def may_mount():
+    """Whether this process has CAP_SYS_ADMIN. Source: capabilities(7)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        effective = next(line for line in lines if line.startswith("CapEff"))
+    return bool(int(effective.split()[1], 16) >> 21 & 1)
 
 
 def need_root():
@@ -41,16 +50,18 @@ def need(*commands):
             pytest.skip(f"{command} is not installed")
 
 
-def mounts_at(point):
-    """The types of what is mounted at a path, the topmost last; asks no file system, so that a dead mount cannot
+def mounts():
+    """What is mounted where, as (path, type), the topmost last; asks no file system, so that a dead mount cannot
     hold the test up."""
-    found = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             words = line.split(" ")
-            if unescape(words[4]) == str(point):
-                found.append(words[words.index("-") + 1])
-    return found
+            yield unescape(words[4]), words[words.index("-") + 1]
+
+
+def mounts_at(point):
+    """The types of what is mounted at a path, the topmost last."""
+    return [kind for path, kind in mounts() if path == str(point)]
 
 
 def unescape(word):
@@ -58,10 +69,17 @@ def unescape(word):
     return word.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 
 
-def unmount(point, lazy=True):
+def unmount(point):
     """Takes away whatever is mounted at a path."""
     for _ in mounts_at(point):
-        subprocess.run(["umount", *(["-l"] if lazy else []), str(point)], capture_output=True, timeout=END_S)
+        subprocess.run(["umount", "-l", str(point)], capture_output=True, timeout=END_S)
+
+
+def unmount_below(folder):
+    """Takes away what a run that was killed left mounted."""
+    for path, _ in list(mounts()):
+        if path.startswith(f"{folder}/"):
+            unmount(path)
 
 
 class Mount:

@@ -1,5 +1,6 @@
 """The contract between the doors: what one acknowledged, the other shows with its next answer."""
 
+import concurrent.futures
 import errno
 import os
 import shutil
@@ -10,7 +11,7 @@ import time
 import pytest
 from botocore.exceptions import ClientError
 
-from harness import fuse
+from harness import clients, fuse
 from harness.crossings.wire import Wire
 from harness.data import KIB, MIB, blob, md5, multipart_etag, write_tree
 from harness.process import run
@@ -712,3 +713,41 @@ def test_mode_and_owner_of_what_s3_made_can_be_changed_through_the_mount(place, 
     found = (place / "k").stat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o777) == (1234, 4321, 0o750)
     assert etag(s3, bucket, "k") == md5(OLD)
+
+
+def test_many_readers_and_writers_of_one_key_at_every_door(server, place, s3, bucket):
+    """Replaced through both doors at once: whoever reads gets one of the states, whole."""
+    states = {md5(blob(20 * KIB, number)): number for number in range(8)}
+    s3.put_object(Bucket=bucket, Key="k", Body=blob(20 * KIB, 0))
+    stop = threading.Event()
+    own = clients.boto(server)
+
+    def through_mount(number):
+        (place / "tmp").write_bytes(blob(20 * KIB, number % 4))
+        os.rename(place / "tmp", place / "k")
+
+    def through_s3(number):
+        own.put_object(Bucket=bucket, Key="k", Body=blob(20 * KIB, 4 + number % 4))
+
+    def read_mount(_number):
+        assert md5((place / "k").read_bytes()) in states, "the mount showed a mixture"
+
+    def again_and_again(step):
+        number = 0
+        while not stop.is_set():
+            number += 1
+            step(number)
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(again_and_again, step) for step in (through_mount, through_s3, read_mount)]
+        try:
+            for _ in range(150):
+                got = s3.get_object(Bucket=bucket, Key="k")
+                data = got["Body"].read()
+                assert md5(data) in states
+                assert_true_etag(got["ETag"], data)
+        finally:
+            stop.set()
+        for one in running:
+            one.result()
+    seen_by_all_doors(s3, bucket, "k", (place / "k").read_bytes())

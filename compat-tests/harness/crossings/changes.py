@@ -22,7 +22,11 @@ MOUNT_CHANGES = (
     + ["rename_folder", "unlink", "unlink", "mkdir", "mkdir", "rmdir", "rmdir", "link", "chmod", "utime", "meta"]
     + ["store", "open", "open", "poke", "poke", "poke_map", "close"]
 )
-BRICK_CHANGES = ["replace", "replace", "edit", "edit", "truncate", "unlink", "rename", "append"]
+BRICK_CHANGES = (
+    ["replace", "edit"] * 3
+    + ["truncate", "unlink", "rename", "append"] * 2
+    + ["rename_folder", "rename_folder", "mkdir", "rmdir", "chmod", "utime"]
+)
 
 
 def blob(size, seed):
@@ -307,6 +311,8 @@ class Changes:
 
     def posix_rmdir(self, door, path, _other, _size, _seed, refused=False):
         if not refused:
+            if door == "brick" and path in self.model.sheltered:
+                return None  # nobody is there to bring it back
             self.model.rmdir(path)
         os.rmdir(self.roots[door] / path)
         return [path]
@@ -358,7 +364,7 @@ def overlay(inode, offset, data):
 def store(view, inode, size, seed):
     """Stores into a map, and into the model's bytes."""
     offset = seed % len(view)
-    data = blob(min(size, len(view) - offset, len(inode.data) - offset), seed)
+    data = blob(max(min(size, len(view) - offset, len(inode.data) - offset), 0), seed)  # not beyond the end: SIGBUS
     if data:
         view[offset : offset + len(data)] = data
         overlay(inode, offset, data)

@@ -10,7 +10,8 @@ from harness.crossings.checks import Checks, Stale, within
 from harness.crossings.model import Model, parent
 from harness.crossings.wire import Wire
 
-# What a change behind our back may take until listings and the kernel's memory of the mount follow it.
+# What a change behind our back may take until listings and the kernel's memory of the mount follow it, where the
+# kernel tells of it.
 BEHIND_S = 1.0
 SHOWN = 25
 
@@ -18,9 +19,9 @@ SHOWN = 25
 class Walk:
     """Counts crossings; `trace` keeps every change that was made."""
 
-    def __init__(self, server, mount_root, seed, doors=("s3", "mount", "brick"), without=()):
+    def __init__(self, server, mount_root, seed, doors=("s3", "mount", "brick"), without=(), behind_s=BEHIND_S):
         self.server, self.mount_root, self.seed = server, mount_root, seed
-        self.doors, self.without = list(doors), without
+        self.doors, self.without, self.grace_s = list(doors), without, behind_s
         self.crossings, self.changes_made, self.behind_s = 0, Counter(), []
         self.trace = []
 
@@ -83,7 +84,7 @@ class Walk:
         """The other doors first, then the one that made the change."""
         others = [one for one in ("s3", "mount") if one != door]
         for one in others:
-            self.ask_door(one, touched, BEHIND_S if door == "brick" else 0)
+            self.ask_door(one, touched, self.grace_s if door == "brick" else 0)
             self.crossings += 1
         for path in touched:
             self.checks.brick_path(path)
