@@ -6,7 +6,10 @@
 
 mod processes;
 
+use std::cell::RefCell;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -72,6 +75,40 @@ fn a_mount_taken_away_while_its_server_is_gone_is_not_made_again() {
     let mount = place.mount(&[]);
     server.kill();
     until("the mount is dead", || is_dead(&place));
+    mount.ends_after(|| place.unmount());
+}
+
+#[test]
+fn a_server_that_dies_while_a_mount_joins_it_again_is_not_its_end() {
+    let Some(place) = Place::new() else { return };
+    let server = place.serve();
+    let mount = place.mount(&[]);
+    fs::create_dir(place.at().join("bucket")).unwrap();
+    server.kill();
+    let socket = place.tree().join(".portico/control.sock");
+    fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    for _ in 0..2 {
+        let guest = RefCell::new(None);
+        until("the mount joins", || {
+            *guest.borrow_mut() = listener.accept().ok();
+            guest.borrow().is_some()
+        });
+        let (mut guest, _) = guest.take().unwrap();
+        let mut hello = [0; 4_096];
+        assert!(guest.read(&mut hello).unwrap() > 0);
+        let welcome = r#"{"portico":1,"by":"serve","pid":1,"refused":null}"#;
+        writeln!(guest, "{welcome}").unwrap();
+        // The descriptor that comes with it is closed.
+        guest.read_exact(&mut [0]).unwrap();
+    }
+    drop(listener);
+    until("the mount is dead", || is_dead(&place));
+    let _next = place.serve();
+    until("the mount stands again", || {
+        place.at().join("bucket").is_dir()
+    });
     mount.ends_after(|| place.unmount());
 }
 

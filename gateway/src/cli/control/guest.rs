@@ -39,9 +39,10 @@ pub(crate) enum Parting {
 /// Why a mount did not join.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Nobody listens: there is no host, or not yet.
+    /// Nobody listens: there is no host, or not yet. What stood dead at the mountpoint, or a dead
+    /// mount in its place, stands there.
     Nobody,
-    /// It cannot be.
+    /// It cannot be. What stood dead at the mountpoint may be taken away.
     Refused(CommandError),
 }
 
@@ -77,8 +78,13 @@ pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<
     let device = mount_anew(&wish.at, options).map_err(Refusal::Refused)?;
     let agreed = send_descriptor(&stream, device.as_fd())
         .and_then(|()| hear_next(&stream))
-        .inspect_err(|_| {
-            let _ = mounting::detach(&wish.at);
+        .map_err(Refusal::from)
+        .inspect_err(|refusal| {
+            // A host that died leaves the mount dead: who writes there is not led into the bare
+            // directory below, and the next attempt takes it away.
+            if matches!(refusal, Refusal::Refused(_)) {
+                let _ = mounting::detach(&wish.at);
+            }
         })?;
     match agreed {
         Word::Mounted(data) => Ok(Joined {

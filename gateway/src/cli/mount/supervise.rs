@@ -75,6 +75,8 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
     let mut signals = Signals::new()?;
     let mut lost: Option<HostKind> = None;
     let mut since = Instant::now();
+    // Whether a dead mount was left standing: that it is gone is then someone's word.
+    let mut is_left_standing = false;
     loop {
         // A server that is gone is expected back, and would find its tree taken.
         if lost != Some(HostKind::Serve)
@@ -93,14 +95,19 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
                     Next::Done => return Ok(()),
                     Next::Lost(by) => lost = Some(by),
                 }
+                is_left_standing = true;
                 since = Instant::now();
                 tracing::warn!("the server is gone; the mount waits for it");
             }
             Err(Refusal::Nobody) => {}
             Err(Refusal::Refused(error)) if lost.is_none() => return Err(error),
-            Err(Refusal::Refused(error)) => tracing::debug!(error = error.text, "not yet"),
+            Err(Refusal::Refused(error)) => {
+                tracing::debug!(error = error.text, "not yet");
+                is_left_standing = is_dead(plan);
+            }
         }
         if lost.is_none() && since.elapsed() > STARTING {
+            clear(plan);
             let holder = plan.layout.lock().err();
             return Err(holder.unwrap_or_else(|| CommandError::new("no server took the mount")));
         }
@@ -111,7 +118,7 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
                 return Ok(());
             }
         }
-        if lost.is_some() && is_taken_away(plan) {
+        if is_left_standing && is_taken_away(plan) {
             tracing::info!("the mount was taken away");
             return Ok(());
         }
@@ -120,9 +127,13 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
 
 /// Takes a dead mount away.
 fn clear(plan: &Plan) {
-    if matches!(mounting::standing(&plan.wish.at), Ok(Standing::Dead)) {
+    if is_dead(plan) {
         end_mount(&plan.wish.at);
     }
+}
+
+fn is_dead(plan: &Plan) -> bool {
+    matches!(mounting::standing(&plan.wish.at), Ok(Standing::Dead))
 }
 
 /// Whether the dead mount that was left standing stands no more: someone unmounted it.
