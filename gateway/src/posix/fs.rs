@@ -13,6 +13,7 @@ mod dirs;
 mod files;
 
 use std::ffi::{OsStr, OsString};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use fsstore::files::{
@@ -48,7 +49,8 @@ type Handle<V, B> = OpenHandle<<V as Files>::OpenFile, B>;
 /// A volume, or a bucket of it, as a mount shows it.
 pub struct FileSystem<V: Files, B> {
     volume: Arc<V>,
-    root_ino: u64,
+    /// Of what stands where the mount begins: another one where a bucket was made again.
+    root_ino: AtomicU64,
     may_make_devices: bool,
     nodes: Nodes<Arc<Handle<V, B>>>,
     files: Handles<Handle<V, B>>,
@@ -69,7 +71,7 @@ impl<V: Files, B> FileSystem<V, B> {
         nodes.described(ROOT, &root);
         Ok(Self {
             volume,
-            root_ino: root.ino,
+            root_ino: AtomicU64::new(root.ino),
             may_make_devices: terms.may_make_devices,
             nodes,
             files: Handles::default(),
@@ -88,7 +90,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// The inode number of what the kernel knows by `ino`.
     fn real(&self, ino: u64) -> u64 {
         if ino == ROOT {
-            self.root_ino
+            self.root_ino.load(Ordering::Relaxed)
         } else {
             self.nodes.real(ino)
         }
@@ -99,14 +101,24 @@ impl<V: Files, B> FileSystem<V, B> {
     }
 
     /// Calls `act` with each path of a node until one leads to it: other hands may have taken
-    /// some away. Errors: ESTALE where none does, and those of `act`.
-    fn by_name<T>(&self, ino: u64, act: impl Fn(&FilePath) -> FileResult<T>) -> FileResult<T> {
+    /// some away, and another directory may stand where the mount begins. Errors: ESTALE where
+    /// none does, and those of `act`.
+    fn by_name<T>(&self, ino: u64, act: impl Fn(&FilePath, u64) -> FileResult<T>) -> FileResult<T> {
         self.settle_doubts(ino)?;
+        let mut real = self.real(ino);
         let mut name_index = 0;
         loop {
             let path = self.nodes.path_by(ino, name_index)?;
-            match act(&path) {
+            match act(&path, real) {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) if ino != ROOT => name_index += 1,
+                Err(Errno::STALE) => {
+                    let root = self.volume.lookup(&path).map_err(|_| Errno::STALE)?;
+                    if root.ino == real || root.mode & KIND != DIRECTORY {
+                        return Err(Errno::STALE);
+                    }
+                    real = root.ino;
+                    self.root_ino.store(real, Ordering::Relaxed);
+                }
                 outcome => return outcome,
             }
         }
@@ -158,8 +170,7 @@ impl<V: Files, B> FileSystem<V, B> {
             return act(Target::Open(&open.file));
         }
         let _still = self.still();
-        let real = self.real(ino);
-        self.by_name(ino, |path| act(Target::Named { path, ino: real }))
+        self.by_name(ino, |path, ino| act(Target::Named { path, ino }))
     }
 
     /// A call that changes a file.
@@ -169,8 +180,7 @@ impl<V: Files, B> FileSystem<V, B> {
         act: impl Fn(Target<'_, V::OpenFile>) -> FileResult<T>,
     ) -> FileResult<T> {
         let still = self.still();
-        let real = self.real(ino);
-        let named = self.by_name(ino, |path| act(Target::Named { path, ino: real }));
+        let named = self.by_name(ino, |path, ino| act(Target::Named { path, ino }));
         drop(still);
         match named {
             Err(Errno::STALE) => {
@@ -199,7 +209,7 @@ impl<V: Files, B> FileSystem<V, B> {
 
     /// What is said of a node that the kernel knows.
     fn described(&self, ino: u64, attr: FileAttr) -> Entry {
-        let shown = if ino == ROOT { self.root_ino } else { ino };
+        let shown = if ino == ROOT { self.real(ROOT) } else { ino };
         let attr = FileAttr { ino: shown, ..attr };
         let may_remember = self.nodes.described(ino, &attr);
         Entry { attr, may_remember }
@@ -272,8 +282,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// Where a symbolic link leads.
     pub fn read_link(&self, ino: u64) -> FileResult<OsString> {
         let _still = self.still();
-        let real = self.real(ino);
-        self.by_name(ino, |path| self.volume.read_link(path, real))
+        self.by_name(ino, |path, ino| self.volume.read_link(path, ino))
     }
 
     /// Makes a directory.
@@ -418,7 +427,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// The numbers by which the kernel may know an inode.
     pub fn known(&self, ino: u64) -> Vec<u64> {
         let mut known = self.nodes.known(ino);
-        if ino == self.root_ino {
+        if ino == self.real(ROOT) {
             known.push(ROOT);
         }
         known

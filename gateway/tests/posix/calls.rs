@@ -5,7 +5,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
-use fsstore::files::{Caller, Errno, FileResult, NewNode, OpenFlags, RenameMode, SetAttr};
+use fsstore::files::{
+    Caller, Errno, FilePath, FileResult, NewNode, OpenFlags, RenameMode, SetAttr,
+};
 use gateway::posix::fs::FileSystem;
 use gateway::posix::nodes::ROOT;
 use gateway::posix::sessions::Terms;
@@ -352,9 +354,7 @@ fn a_mount_begins_at_a_directory_that_is_there() {
     let t = Try::new();
     t.file("f", "");
     let begin = |name: &str| {
-        let base = fsstore::files::FilePath::root()
-            .join(OsStr::new(name))
-            .unwrap();
+        let base = FilePath::root().join(OsStr::new(name)).unwrap();
         let terms = Terms {
             base,
             ..Terms::default()
@@ -366,4 +366,30 @@ fn a_mount_begins_at_a_directory_that_is_there() {
     assert_eq!(begin("f"), Err(Errno::NOTDIR));
     t.make_dir(ROOT, "d");
     assert_eq!(begin("d"), Ok(()));
+}
+
+#[test]
+fn a_mount_goes_on_in_the_directory_that_was_made_again_where_it_begins() {
+    let t = Try::new();
+    let base = t.dir.path().join("bucket");
+    std::fs::create_dir(&base).unwrap();
+    let terms = Terms {
+        base: FilePath::root().join(OsStr::new("bucket")).unwrap(),
+        ..Terms::default()
+    };
+    let plain = Arc::new(Plain::new(t.dir.path()));
+    let fs = FileSystem::<_, u32>::new(plain, terms).unwrap();
+    std::fs::rename(&base, t.dir.path().join("old")).unwrap();
+    std::fs::create_dir(&base).unwrap();
+    std::fs::write(base.join("new"), "").unwrap();
+    let handle = fs.open_dir(ROOT).unwrap();
+    let mut names = Vec::new();
+    fs.read_dir(handle, 0, |listed| {
+        names.push(listed.name.to_owned());
+        true
+    })
+    .unwrap();
+    assert!(names.contains(&"new".into()), "{names:?}");
+    let now = base.metadata().unwrap().ino();
+    assert_eq!(fs.attr(ROOT, None).unwrap().attr.ino, now);
 }

@@ -32,8 +32,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// Opens a directory. One that was removed while someone stands in it opens, and is empty.
     pub fn open_dir(&self, ino: u64) -> FileResult<u64> {
         let still = self.still();
-        let real = self.real(ino);
-        let dir = match self.by_name(ino, |path| self.volume.open_dir(path, real)) {
+        let dir = match self.by_name(ino, |path, ino| self.volume.open_dir(path, ino)) {
             Ok(dir) => Some(dir),
             Err(Errno::STALE) if self.nodes.last_words(ino).is_some() => None,
             Err(error) => return Err(error),
