@@ -10,7 +10,7 @@
 //! to the [`Caller`].
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
@@ -339,6 +339,9 @@ pub trait Files: Send + Sync + 'static {
 
     /// Room, in blocks and inodes.
     fn facts(&self) -> FileResult<FileSystemFacts>;
+
+    /// A file without a name where files are kept, to try on it what their file system can do.
+    fn trial_file(&self) -> FileResult<OwnedFd>;
 
     /// Tells `watcher` of changes until the [`Arc`] that was given here is the last one's
     /// (the volume keeps a weak one).

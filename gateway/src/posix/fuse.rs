@@ -102,13 +102,13 @@ impl KernelFacts {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Of files that pass through, the kernel keeps no pages here; whether they do is not
+            // yet known.
+            InitFlags::FUSE_AUTO_INVAL_DATA,
         ];
         // One that the kernel has not, it does without.
         for flag in wanted {
             let _ = config.add_capabilities(flag);
-        }
-        if !passes {
-            let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
         }
         let _ = config.set_max_write(MAX_WRITE_LEN_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
@@ -146,7 +146,7 @@ pub fn start<V: Files>(
     company: Arc<Company>,
     threads: usize,
 ) -> std::io::Result<Running> {
-    let fs = Arc::new(Fs::new(volume, terms)?);
+    let fs = Arc::new(Fs::new(Arc::clone(&volume), terms)?);
     fs.joins(&company);
     let facts = Arc::new(KernelFacts {
         passing: Passing(AtomicU8::new(MAY_PASS)),
@@ -166,9 +166,11 @@ pub fn start<V: Files>(
     // Who may come in is the kernel's to decide, by `allow_other`.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
     if facts.passing.is_on() {
-        // The kernel is asked with an empty file, which it keeps to the session's end.
-        let probed = BackingId::create_raw(&session, mounting::memory_file()?);
-        if let Err(error) = probed {
+        // Whether files pass through is their file system's doing: one that is stacked on others
+        // already is refused.
+        let trial = volume.trial_file().map_err(std::io::Error::from);
+        let tried = trial.and_then(|file| BackingId::create_raw(&session, file));
+        if let Err(error) = tried {
             tracing::info!(%error, "no passthrough");
             facts.passing.note(false);
         }
@@ -181,8 +183,7 @@ pub fn start<V: Files>(
     let kernel = ToldKernel {
         notifier: session.notifier(),
         device: session.as_fd().try_clone_to_owned()?,
-        has_epoch: facts.has_epoch(),
-        keeps_pages: data_path == DataPath::ThroughServer,
+        facts: Arc::clone(&facts),
     };
     let _ = facts.notifier.set(session.notifier());
     let guard = std::thread::Builder::new()
@@ -199,8 +200,7 @@ pub fn start<V: Files>(
 struct ToldKernel {
     notifier: Notifier,
     device: OwnedFd,
-    has_epoch: bool,
-    keeps_pages: bool,
+    facts: Arc<KernelFacts>,
 }
 
 /// A notification the kernel did not take: it does not know what it was told of, or is gone.
@@ -220,7 +220,9 @@ impl Kernel for ToldKernel {
     }
 
     fn forget_file(&self, ino: u64) -> bool {
-        let offset = if self.keeps_pages { 0 } else { -1 };
+        // The first file that is opened may still turn a session into an ordinary one.
+        let keeps_pages = !self.facts.passing.is_on();
+        let offset = if keeps_pages { 0 } else { -1 };
         let outcome = self.notifier.inval_inode(INodeNo(ino), offset, 0);
         let is_unknown = matches!(&outcome, Err(e) if e.kind() == std::io::ErrorKind::NotFound);
         note(outcome);
@@ -230,7 +232,7 @@ impl Kernel for ToldKernel {
     /// A message of fuser's has no room for this notification: it is its header alone, of
     /// length, code and the number 0.
     fn forget_all_names(&self) -> bool {
-        if !self.has_epoch {
+        if !self.facts.has_epoch() {
             return false;
         }
         let len_bytes = 16_u32.to_ne_bytes();

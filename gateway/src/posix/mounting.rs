@@ -3,7 +3,7 @@
 //! As root by mount(2); as a user by `fusermount3`, which may. This file touches paths on disk:
 //! the mountpoint's, and nothing below it.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, statfs};
+use rustix::fs::{Mode, OFlags, statfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount as mount_at, unmount as unmount_at};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -281,11 +281,6 @@ fn by_helper(at: &Path, flags: &[&str]) -> Result<(), Error> {
         return Err(Errno::BUSY.into());
     }
     Err(Error::other(said))
-}
-
-/// An empty file that no directory knows: to ask the kernel whether it passes files through.
-pub fn memory_file() -> Result<OwnedFd, Error> {
-    Ok(memfd_create(OsStr::new("portico"), MemfdFlags::CLOEXEC)?)
 }
 
 #[cfg(test)]

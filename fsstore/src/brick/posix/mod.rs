@@ -24,11 +24,13 @@ mod tests;
 mod xattrs;
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 pub use self::dirs::PosixDir;
 pub use self::open::PosixFile;
 use super::Brick;
+use super::disk::Disk;
 use super::osdisk::OsDisk;
 use super::osdisk::posix::{is_symlink, link_text};
 use crate::files::{
@@ -135,6 +137,13 @@ impl Files for Brick<OsDisk> {
 
     fn facts(&self) -> FileResult<FileSystemFacts> {
         self.inner.tree.disk.file_system_facts()
+    }
+
+    fn trial_file(&self) -> FileResult<OwnedFd> {
+        let tree = &self.inner.tree;
+        let file = tree.disk.create_unnamed(&tree.own.staging);
+        let file = file.and_then(|file| file.as_fd().try_clone_to_owned());
+        file.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
     fn watch(&self, watcher: &Arc<dyn FilesWatcher>) {
