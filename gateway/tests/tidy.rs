@@ -140,6 +140,7 @@ const RULES: &[Rule] = &[
             // They ask the volume, which does it in the turn.
             "gateway/src/posix/fs.rs",
             "fsstore/src/brick/crash_tests/",
+            "fsstore/src/brick/names/tests.rs",
         ],
         signs: &[".rename(", ".link("],
     },
