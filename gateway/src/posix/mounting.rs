@@ -177,21 +177,32 @@ pub fn standing(at: &Path) -> Result<Standing, Error> {
     Ok(Standing::Free)
 }
 
+/// Which mount it is: its number, which no other has while it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountId(Vec<u8>);
+
 /// True where the uppermost mount at `at` is one of portico, dead or alive. Asks no mount.
 pub fn is_ours(at: &Path) -> Result<bool, Error> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let kind = format!("fuse.{SUBTYPE}");
-    Ok(uppermost(&table, at).is_some_and(|found| found == kind.as_bytes()))
+    Ok(ours(at)?.is_some())
 }
 
-/// The type of the uppermost mount at a place. Source: proc_pid_mountinfo(5).
-fn uppermost<'a>(table: &'a [u8], at: &Path) -> Option<&'a [u8]> {
+/// The uppermost mount at `at`, where it is one of portico, dead or alive. Asks no mount.
+pub fn ours(at: &Path) -> Result<Option<MountId>, Error> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let kind = format!("fuse.{SUBTYPE}");
+    let found = uppermost(&table, at).filter(|(_, found)| *found == kind.as_bytes());
+    Ok(found.map(|(id, _)| MountId(id.to_vec())))
+}
+
+/// The number and type of the uppermost mount at a place. Source: proc_pid_mountinfo(5).
+fn uppermost<'a>(table: &'a [u8], at: &Path) -> Option<(&'a [u8], &'a [u8])> {
     let lines = table.rsplit(|byte| *byte == b'\n');
     let mut at_place = lines.filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
-        let place = unescape(fields.nth(4)?);
+        let id = fields.next()?;
+        let place = unescape(fields.nth(3)?);
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (place == at.as_os_str().as_encoded_bytes()).then_some(kind)
+        (place == at.as_os_str().as_encoded_bytes()).then_some((id, kind))
     });
     at_place.next()
 }
@@ -297,8 +308,8 @@ mod tests {
     #[test]
     fn the_uppermost_mount_counts() {
         let at = |path| uppermost(TABLE, Path::new(path));
-        assert_eq!(at("/mnt/a b"), Some(&b"fuse.portico"[..]));
-        assert_eq!(at("/mnt/c"), Some(&b"tmpfs"[..]));
+        assert_eq!(at("/mnt/a b"), Some((&b"30"[..], &b"fuse.portico"[..])));
+        assert_eq!(at("/mnt/c"), Some((&b"32"[..], &b"tmpfs"[..])));
         assert_eq!(at("/mnt"), None);
     }
 

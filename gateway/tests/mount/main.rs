@@ -162,6 +162,23 @@ fn sigterm_unmounts() {
 }
 
 #[test]
+fn what_others_mount_upon_a_mount_is_left_alone() {
+    let Some(place) = Place::new() else { return };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root mounts upon a mount");
+        return;
+    }
+    let _server = place.serve();
+    let mount = place.mount(&[]);
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("none", place.at(), "tmpfs", flags, None).unwrap();
+    fs::write(place.at().join("precious"), "bytes").unwrap();
+    let pid = mount.pid();
+    mount.ends_after(|| processes::send(pid, Signal::TERM));
+    assert_eq!(fs::read(place.at().join("precious")).unwrap(), b"bytes");
+}
+
+#[test]
 fn without_a_server_the_first_mount_serves_the_others_to_their_end() {
     let Some(place) = Place::new() else { return };
     let first = place.mount(&[]);

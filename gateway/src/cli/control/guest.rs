@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cli::CommandError;
 use crate::cli::control::host::mount_anew;
-use crate::posix::mounting::{self, MountOptions};
+use crate::posix::mounting::{self, MountId, MountOptions};
 
 /// A mount that a host serves.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Joined {
     pub(crate) pid: u32,
     /// How bytes travel.
     pub(crate) data: String,
+    /// Which one it is.
+    pub(crate) id: MountId,
     stream: UnixStream,
 }
 
@@ -75,7 +77,7 @@ pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<
     if let Some(reason) = welcome.refused {
         return Err(Refusal::Refused(CommandError::new(reason)));
     }
-    let device = mount_anew(&wish.at, options).map_err(Refusal::Refused)?;
+    let (device, id) = mount_anew(&wish.at, options).map_err(Refusal::Refused)?;
     let agreed = send_descriptor(&stream, device.as_fd())
         .and_then(|()| hear_next(&stream))
         .map_err(Refusal::from)
@@ -91,6 +93,7 @@ pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<
             by: welcome.by,
             pid: welcome.pid,
             data,
+            id,
             stream,
         }),
         word => {

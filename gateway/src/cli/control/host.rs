@@ -18,7 +18,7 @@ use super::{
     receive_descriptor, say,
 };
 use crate::cli::CommandError;
-use crate::posix::mounting::{self, MountOptions, Standing};
+use crate::posix::mounting::{self, MountId, MountOptions, Standing};
 use crate::posix::sessions::{DataPath, Session, Sessions, Terms};
 
 /// Most guests at once.
@@ -49,7 +49,7 @@ struct Inner<V> {
     guest_count: AtomicUsize,
     next: AtomicU64,
     guests: Mutex<HashMap<u64, Guest>>,
-    own: Mutex<Vec<PathBuf>>,
+    own: Mutex<Vec<(PathBuf, MountId)>>,
 }
 
 /// A mount of another process.
@@ -63,7 +63,7 @@ impl<V> Inner<V> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn own(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+    fn own(&self) -> MutexGuard<'_, Vec<(PathBuf, MountId)>> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -210,19 +210,19 @@ impl<V: Files> Host<V> {
     ) -> Result<DataPath, CommandError> {
         self.base(wish)?;
         let at = &wish.at;
-        let device = mount_anew(at, options)?;
+        let (device, id) = mount_anew(at, options)?;
         let started = self.start(wish, device).map_err(CommandError::from);
         let session = started.inspect_err(|_| {
             let _ = mounting::detach(at);
         })?;
         let data_path = session.data_path();
-        self.inner.own().push(at.clone());
-        let (inner, at) = (Arc::clone(&self.inner), at.clone());
+        self.inner.own().push((at.clone(), id.clone()));
+        let inner = Arc::clone(&self.inner);
         spawn("mounted", move || {
             if let Err(error) = session.join() {
                 tracing::warn!(%error, "a mount ended badly");
             }
-            inner.own().retain(|other| *other != at);
+            inner.own().retain(|(_, other)| *other != id);
             ended();
         })?;
         Ok(data_path)
@@ -238,8 +238,8 @@ impl<V: Files> Host<V> {
     pub(crate) fn leave(&self) {
         self.inner.is_leaving.store(true, Ordering::Relaxed);
         let own = self.inner.own().clone();
-        for at in own {
-            end_mount(&at);
+        for (at, id) in own {
+            end_mount(&at, &id);
         }
         for guest in self.inner.guests().values() {
             let has_gone = say(&guest.stream, &Word::Leaving {}).is_err();
@@ -259,7 +259,10 @@ impl<V: Files> Host<V> {
 }
 
 /// Mounts where nothing or a dead mount stands. Errors: a mount of portico stands there.
-pub(crate) fn mount_anew(at: &Path, options: &MountOptions) -> Result<OwnedFd, CommandError> {
+pub(crate) fn mount_anew(
+    at: &Path,
+    options: &MountOptions,
+) -> Result<(OwnedFd, MountId), CommandError> {
     let failed = |error: Error| {
         let shown = at.display();
         CommandError::new(format!("cannot mount at {shown}: {error}"))
@@ -272,11 +275,18 @@ pub(crate) fn mount_anew(at: &Path, options: &MountOptions) -> Result<OwnedFd, C
             return Err(CommandError::new(format!("{shown} is mounted already")));
         }
     }
-    mounting::mount(at, options).map_err(failed)
+    let device = mounting::mount(at, options).map_err(failed)?;
+    let id = mounting::ours(at).and_then(|id| id.ok_or_else(|| ErrorKind::NotFound.into()));
+    Ok((device, id.map_err(failed)?))
 }
 
-/// Unmounts; where it is in use, takes it out of the tree.
-pub(crate) fn end_mount(at: &Path) {
+/// Unmounts; where it is in use, takes it out of the tree. What others have mounted upon it, or
+/// in its place, is left alone, and the mount with it.
+pub(crate) fn end_mount(at: &Path, id: &MountId) {
+    if !matches!(mounting::ours(at), Ok(Some(found)) if found == *id) {
+        tracing::warn!(at = %at.display(), "another mount stands there; it is left");
+        return;
+    }
     let ended = mounting::unmount(at).or_else(|error| {
         tracing::debug!(%error, at = %at.display(), "cannot unmount");
         mounting::detach(at)

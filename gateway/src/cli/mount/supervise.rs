@@ -127,8 +127,10 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
 
 /// Takes a dead mount away.
 fn clear(plan: &Plan) {
-    if is_dead(plan) {
-        end_mount(&plan.wish.at);
+    if is_dead(plan)
+        && let Ok(Some(id)) = mounting::ours(&plan.wish.at)
+    {
+        end_mount(&plan.wish.at, &id);
     }
 }
 
@@ -152,7 +154,7 @@ async fn watch(plan: &Plan, joined: Joined, signals: &mut Signals) -> Next {
         let parting = tokio::select! {
             word = &mut word => word.unwrap_or(Parting::Lost),
             () = signals.recv() => {
-                tokio::task::block_in_place(|| end_mount(&plan.wish.at));
+                tokio::task::block_in_place(|| end_mount(&plan.wish.at, &joined.id));
                 // Who has files open keeps the session; the server serves them to their end.
                 let _ = tokio::time::timeout(PARTING, word).await;
                 return Next::Done;
