@@ -209,24 +209,34 @@ impl Watch {
     /// Until it is to stop. Errors: those of waiting and reading.
     fn run(&mut self) -> io::Result<()> {
         loop {
-            if self.wait(None)? || self.wait(Some(GATHER))? {
+            // What came while the last was looked at waits for no further event.
+            let is_idle = self.pending.is_empty();
+            if is_idle && self.wait(None)? || self.wait(Some(GATHER))? {
                 return Ok(());
             }
             let Some(inner) = self.inner.upgrade() else {
                 return Ok(());
             };
             self.drain(&inner)?;
-            match self.source.places.failure() {
-                None => {}
-                // Not even with time: CAP_DAC_READ_SEARCH is missing.
-                Some(e) if is_forbidden(&e) => return Err(e),
-                Some(e) => {
-                    tracing::warn!("what changed cannot be found: {e}");
-                    self.pending.lose();
-                }
-            }
+            self.note_failure()?;
             if !self.pending.is_empty() {
                 self.settle(&inner)?;
+                self.note_failure()?;
+            }
+        }
+    }
+
+    /// Where something told of could not be found though it is there, everything is looked at.
+    /// Errors: PermissionDenied where nothing can be found, ever.
+    fn note_failure(&mut self) -> io::Result<()> {
+        match self.source.places.failure() {
+            None => Ok(()),
+            // Not even with time: CAP_DAC_READ_SEARCH is missing.
+            Some(e) if is_forbidden(&e) => Err(e),
+            Some(e) => {
+                tracing::warn!("what changed cannot be found: {e}");
+                self.pending.lose();
+                Ok(())
             }
         }
     }
