@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use self::door::S3Door;
 pub(super) use self::options::ServeArgs;
-use self::run::Prepared;
+use self::run::{Prepared, Signals};
 pub(super) use self::run::{raise_descriptor_limit, run};
 use super::CommandError;
 use super::layout::Layout;
@@ -31,9 +31,11 @@ async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     // A reader that has gone does not keep the server from serving.
     let _ = std::io::stdout().write_all(greeting.as_bytes());
     let showing = tokio::spawn(progress::show(brick.progress()));
+    // Before anything is mounted that a signal is to unmount.
+    let signals = Signals::new()?;
     let host = tokio::task::block_in_place(|| mounts::begin(&prepared, Arc::new(brick.clone())));
     let drained = match &host {
-        Ok(_) => serve_volume(&prepared, Arc::new(brick.clone()), listener).await,
+        Ok(_) => serve_volume(&prepared, Arc::new(brick.clone()), listener, signals).await,
         Err(_) => Ok(Drained::All),
     };
     showing.abort();
@@ -70,10 +72,11 @@ async fn serve_volume<V: Volume>(
     prepared: &Prepared,
     volume: Arc<V>,
     listener: TcpListener,
+    signals: Signals,
 ) -> Result<Drained, CommandError> {
     let users = Arc::clone(&prepared.users);
     let door = S3Door::new(volume, users, &prepared.config);
-    prepared.serve(listener, door).await
+    prepared.serve(listener, door, signals).await
 }
 
 #[cfg(test)]

@@ -163,13 +163,13 @@ impl Prepared {
         &self,
         listener: TcpListener,
         handler: H,
+        signals: Signals,
     ) -> Result<Drained, CommandError> {
         let (phase, receiver) = watch::channel(Phase::Serve);
         let tls = match &self.certificates {
             Some(certificates) => Some(tls::server_config(Arc::clone(certificates))?),
             None => None,
         };
-        let signals = Signals::new()?;
         let serving = server::serve(listener, tls, handler, &self.config.limits, receiver);
         tokio::select! {
             drained = serving => Ok(drained),
@@ -220,14 +220,15 @@ impl Prepared {
 }
 
 /// The signals that a server obeys.
-struct Signals {
+pub(super) struct Signals {
     hangup: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, CommandError> {
+    /// From now on they are obeyed and end nothing by themselves. Within a tokio runtime.
+    pub(super) fn new() -> Result<Self, CommandError> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,

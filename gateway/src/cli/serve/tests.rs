@@ -35,9 +35,14 @@ async fn the_door_answers_in_s3s_words_and_a_sigterm_drains() {
     let listener = prepared.listen().await.unwrap();
     let addr = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
-        serve_volume(&prepared, Arc::new(MemVolume::new()), listener)
-            .await
-            .map_err(|error| panic!("{error:?}"))
+        serve_volume(
+            &prepared,
+            Arc::new(MemVolume::new()),
+            listener,
+            Signals::new().unwrap(),
+        )
+        .await
+        .map_err(|error| panic!("{error:?}"))
     });
     let answer = ask(addr, "DELETE /bucket HTTP/1.1").await;
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
