@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -450,6 +451,19 @@ def test_device_nodes_are_refused(place):
     with pytest.raises(PermissionError):
         os.mknod(place / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     assert os.listdir(place) == []
+
+
+def test_times_have_nanoseconds(place):
+    path = place / "k"
+    path.write_bytes(b"x")
+    os.utime(path, ns=(1_500_000_000_000_000_001, 1_600_000_000_999_999_999))
+    found = path.stat()
+    assert (found.st_atime_ns, found.st_mtime_ns) == (1_500_000_000_000_000_001, 1_600_000_000_999_999_999)
+    os.utime(path, ns=(-1_000_000_001, -2_000_000_002))
+    assert path.stat().st_mtime_ns == -2_000_000_002
+    before = time.time_ns()
+    os.utime(path)
+    assert abs(path.stat().st_mtime_ns - before) < 20_000_000_000
 
 
 def test_write_and_truncate_move_the_times_of_an_open_file(place):

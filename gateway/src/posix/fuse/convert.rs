@@ -28,13 +28,18 @@ fn time(ns: i64) -> SystemTime {
     }
 }
 
-/// Nanoseconds since 1970, saturating: what an i64 holds lies within the years 1678 to 2262.
-fn nanoseconds(time: SystemTime) -> i64 {
+/// Nanoseconds since 1970 of a time that the kernel asks for, saturating: what an i64 holds lies
+/// within the years 1678 to 2262. The kernel counts nanoseconds forward from whole seconds also
+/// before 1970; fuser 0.18 counts both backward, which is undone here.
+fn asked_nanoseconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => {
-            let ns = i64::try_from(before.duration().as_nanos());
-            ns.map_or(i64::MIN, |ns| -ns)
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            seconds
+                .saturating_mul(-1_000_000_000)
+                .saturating_add(i64::from(before.subsec_nanos()))
         }
     }
 }
@@ -42,7 +47,7 @@ fn nanoseconds(time: SystemTime) -> i64 {
 pub(super) fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(nanoseconds(time)),
+        TimeOrNow::SpecificTime(time) => SetTime::At(asked_nanoseconds(time)),
     }
 }
 
@@ -122,17 +127,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_come_back_as_they_went_before_1970_too() {
-        for ns in [
-            0,
-            1,
-            -1,
-            1_700_000_000_123_456_789,
-            -2_000_000_001,
-            i64::MAX,
-        ] {
-            assert_eq!(nanoseconds(time(ns)), ns);
+    fn times_after_1970_come_back_as_they_went() {
+        for ns in [0, 1, 1_700_000_000_123_456_789, i64::MAX] {
+            assert_eq!(asked_nanoseconds(time(ns)), ns);
         }
+    }
+
+    #[test]
+    fn a_time_before_1970_is_read_as_the_kernel_wrote_it() {
+        // What fuser makes of -3 s and 999,999,998 ns.
+        let as_given = UNIX_EPOCH - Duration::new(3, 999_999_998);
+        assert_eq!(asked_nanoseconds(as_given), -2_000_000_002);
+        assert_eq!(
+            asked_nanoseconds(UNIX_EPOCH - Duration::new(1, 0)),
+            -1_000_000_000
+        );
+        assert_eq!(time(-1), UNIX_EPOCH - Duration::from_nanos(1));
     }
 
     #[test]
