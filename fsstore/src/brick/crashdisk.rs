@@ -401,6 +401,10 @@ impl Disk for CrashDisk {
         dir.set_access(access)
     }
 
+    fn has_fine_times(&self) -> bool {
+        true
+    }
+
     fn has_xattrs(&self) -> bool {
         self.shared.abilities.has_xattrs
     }

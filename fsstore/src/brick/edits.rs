@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
@@ -28,6 +29,9 @@ use crate::volume::Durability;
 
 /// Most edits that ended and are still known.
 const MAX_ENDED: usize = 16_384;
+
+/// Longer than any tick by which a file system's clock goes, in nanoseconds.
+const TICK_NS: i64 = 20_000_000;
 
 /// See the module.
 pub struct Edits {
@@ -63,6 +67,8 @@ struct Editing {
     at: Vec<Locator>,
     /// Whether it has digests, so that the log names it.
     logged: bool,
+    /// Whether it was changed so late before that an edit may leave all its times as they are.
+    may_hide: bool,
 }
 
 impl Edits {
@@ -94,13 +100,14 @@ impl Edits {
         self.lock().get(&ino).is_some_and(|editing| editing.logged)
     }
 
-    fn begin(&self, facts: &FileFacts, at: Option<&Locator>, logged: bool) {
+    fn begin(&self, facts: &FileFacts, at: Option<&Locator>, logged: bool, may_hide: bool) {
         let mut files = self.lock();
         let editing = files.entry(facts.ino).or_insert_with(|| Editing {
             handles: 0,
             before: *facts,
             at: Vec::new(),
             logged: false,
+            may_hide,
         });
         editing.handles += 1;
         editing.logged |= logged;
@@ -196,7 +203,7 @@ impl<D: Disk> Inner<D> {
         file: &Arc<D::File>,
         facts: &FileFacts,
     ) -> Edit<D> {
-        self.edits.begin(facts, at, false);
+        self.edits.begin(facts, at, false, false);
         Edit {
             inner: Arc::clone(self),
             file: Some(Arc::clone(file)),
@@ -221,7 +228,8 @@ impl<D: Disk> Inner<D> {
             let named = self.log.begin_edit(facts.ino, key.as_ref());
             point = Some(named.map_err(|e| e.errno())?);
         }
-        self.edits.begin(&facts, at, has_digests);
+        let may_hide = self.is_within_tick(&facts);
+        self.edits.begin(&facts, at, has_digests, may_hide);
         Ok((facts.ino, point))
     }
 
@@ -279,7 +287,7 @@ impl<D: Disk> Inner<D> {
             self.stamps.forget(ino);
             return Vec::new();
         }
-        let changed = !is_same_state(&facts, &editing.before);
+        let changed = editing.may_hide || !is_same_state(&facts, &editing.before);
         // Another name would have moved its ctime.
         if !changed && !editing.logged {
             return Vec::new();
@@ -301,6 +309,20 @@ impl<D: Disk> Inner<D> {
             }
         }
         if changed { editing.at } else { Vec::new() }
+    }
+
+    /// Whether a file was changed so late that its times do not tell a change that follows from
+    /// it: only where the file system's clock is coarse.
+    fn is_within_tick(&self, facts: &FileFacts) -> bool {
+        let age_ns = self.options.clock.now().0.saturating_sub(facts.ctime_ns);
+        !self.tree.disk.has_fine_times() && (-TICK_NS..TICK_NS).contains(&age_ns)
+    }
+
+    /// Waits until a change of the file would move its times. From a thread that may block.
+    pub(super) fn let_tick_pass(&self, facts: &FileFacts) {
+        if self.is_within_tick(facts) {
+            std::thread::sleep(Duration::from_nanos(TICK_NS.unsigned_abs()));
+        }
     }
 
     /// Takes the digests out of a record that would hold by length, mtime and inode alone: the

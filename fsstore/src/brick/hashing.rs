@@ -148,6 +148,7 @@ impl<D: Disk> Inner<D> {
         if (0..SETTLED_AFTER_NS).contains(&age_ns) && !suspect.settled {
             return Ok(None);
         }
+        self.let_tick_pass(&facts);
         // The record must not reach the disk before the bytes that it vouches for.
         file.sync().map_err(failed)?;
         let mut digester = Digester::new(DigestSet::default());

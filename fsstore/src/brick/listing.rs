@@ -205,7 +205,9 @@ impl<D: Disk> Inner<D> {
 
     /// Whether a row says of a plain file what may be said of it.
     pub(super) fn is_right(&self, row: &Row, facts: &FileFacts) -> bool {
-        is_as_seen(row, facts) && (row.etag.is_provisional() || !self.edits.has(facts.ino))
+        is_as_seen(row, facts)
+            && (row.etag.is_provisional()
+                || (!self.edits.has(facts.ino) && self.stamps.holds(facts) != Some(false)))
     }
 
     /// Looks at a plain file, keeping its directory open for the next key.

@@ -297,7 +297,10 @@ impl<D: Disk> Inner<D> {
     async fn look_at_edited(self: &Arc<Self>, at: &Locator) -> Result<Looked<D>> {
         let (inner, place) = (Arc::clone(self), at.clone());
         let written = off_thread(move || {
-            if let Some(file) = inner.tree.find(&place)?.and_then(|found| found.file) {
+            if let Some(found) = inner.tree.find(&place)?
+                && let Some(file) = found.file
+            {
+                inner.let_tick_pass(&found.facts);
                 file.sync()
                     .map_err(|e| StoreError::from_io("write a file's pages", e))?;
             }

@@ -43,6 +43,7 @@ pub struct OsDisk {
     has_unnamed: bool,
     links_by_descriptor: bool,
     syncs_everything: bool,
+    has_fine_times: bool,
     next_name: AtomicU64,
 }
 
@@ -95,6 +96,7 @@ impl OsDisk {
             has_unnamed: true,
             links_by_descriptor: true,
             syncs_everything: false,
+            has_fine_times: false,
             next_name: AtomicU64::new(0),
         };
         disk.probe(&probe_fd)?;
@@ -123,8 +125,17 @@ impl OsDisk {
             }
         }
         let _ = fs::unlinkat(dir, PROBE, AtFlags::empty());
-        self.syncs_everything = is_local_journal(dir) && reports_syncfs_errors();
+        let kernel = kernel_version();
+        self.syncs_everything = is_local_journal(dir) && kernel >= REPORTS_SYNCFS_ERRORS;
+        self.has_fine_times = is_local_journal(dir) && kernel >= HAS_FINE_TIMES;
         Ok(())
+    }
+
+    /// As if the kernel were older.
+    #[cfg(test)]
+    pub fn with_coarse_times(mut self) -> Self {
+        self.has_fine_times = false;
+        self
     }
 
     fn staging_name(&self) -> String {
@@ -194,15 +205,20 @@ fn is_local_journal(dir: &OwnedFd) -> bool {
     fs::fstatfs(dir).is_ok_and(|facts| [EXT4, XFS, BTRFS].contains(&(facts.f_type as u64)))
 }
 
-/// syncfs(2) tells of failed writes since Linux 5.8.
-fn reports_syncfs_errors() -> bool {
+/// Since when syncfs(2) tells of failed writes.
+const REPORTS_SYNCFS_ERRORS: (u32, u32) = (5, 8);
+/// Since when a file's times are finer than the clock's ticks where someone has looked at them
+/// ("multigrain timestamps").
+const HAS_FINE_TIMES: (u32, u32) = (6, 13);
+
+/// Major and minor; zeros where it does not say.
+fn kernel_version() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release
         .split(['.', '-'])
         .map_while(|part| part.parse::<u32>().ok());
-    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    (major, minor) >= (5, 8)
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn nanos(time: fs::StatxTimestamp) -> i64 {
@@ -434,6 +450,10 @@ impl Disk for OsDisk {
 
     fn set_dir_access(&self, dir: &OwnedFd, access: &Access) -> io::Result<()> {
         set_access(dir.as_fd(), access)
+    }
+
+    fn has_fine_times(&self) -> bool {
+        self.has_fine_times
     }
 
     fn has_xattrs(&self) -> bool {

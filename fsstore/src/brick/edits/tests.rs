@@ -11,7 +11,7 @@ use super::super::commit::Terms;
 use super::super::disk::Disk;
 use super::super::hashing::Suspect;
 use super::super::osdisk::OsDisk;
-use super::super::{Brick, BrickOptions, HashPolicy};
+use super::super::{Brick, BrickOptions, HashPolicy, open_disk};
 use super::Edit;
 use crate::checksum::digest_of;
 use crate::clock::Clock;
@@ -48,6 +48,24 @@ impl Scene {
 
     async fn with(dir: TempDir, options: BrickOptions) -> Self {
         let brick = Brick::open(options).await.unwrap();
+        Self::of(dir, brick).await
+    }
+
+    /// Where times are no finer than the clock's ticks.
+    async fn coarse() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = BrickOptions {
+            hash: HashPolicy::Never,
+            scan_interval: Duration::from_secs(3_600),
+            ..BrickOptions::new(dir.path())
+        };
+        let disk = open_disk(dir.path()).unwrap().with_coarse_times();
+        let index = dir.path().join(".portico/index");
+        let brick = Brick::open_on(Arc::new(disk), options, &index).await;
+        Self::of(dir, brick.unwrap()).await
+    }
+
+    async fn of(dir: TempDir, brick: Brick) -> Self {
         let bucket = BucketName::parse("b").unwrap();
         let at = Locator::new(bucket.clone(), ObjectKey::parse("d/k").unwrap());
         brick
@@ -195,6 +213,19 @@ async fn an_edit_that_puts_length_and_time_back_is_in_the_record() {
         ObjectKey::parse("d/k").unwrap(),
     );
     assert!(brick.stat(&at).await.unwrap().etag.is_provisional());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_that_times_cannot_tell_is_taken_for_one() {
+    let scene = Scene::coarse().await;
+    let edit = scene.begin().await;
+    end(edit).await;
+    assert!(scene.tag().await.is_provisional());
+    scene.put(OLD, Precondition::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let edit = scene.begin().await;
+    end(edit).await;
+    assert_eq!(scene.tag().await, md5(OLD));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
