@@ -174,3 +174,18 @@ def test_many_edits_under_many_readers(server, s3, bucket):
     finally:
         stop.set()
         editor.join()
+
+
+@pytest.mark.parametrize("is_looked_at", [True, False], ids=["looked-at", "unseen"])
+def test_edit_that_hides_is_not_forgotten_on_the_way_to_a_shelter(put, s3, bucket, is_looked_at):
+    """The longer key's directory moves the shorter key's file: the move's own ctime must not cover the edit's."""
+    before = put.stat()
+    overwrite(put, NEW)
+    os.utime(put, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if is_looked_at:
+        seen_by_all_doors(s3, bucket, "k", NEW)
+    s3.put_object(Bucket=bucket, Key="k/longer", Body=OLD)
+    assert_true_etag(s3.head_object(Bucket=bucket, Key="k")["ETag"], NEW)
+    assert_true_etag(listed(s3, bucket)["k"]["ETag"], NEW)
+    s3.delete_object(Bucket=bucket, Key="k/longer")
+    seen_by_all_doors(s3, bucket, "k", NEW)

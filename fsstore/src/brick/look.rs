@@ -239,6 +239,19 @@ impl<D: Disk> Inner<D> {
         Ok(Some(looked(&at.key, found, record, holds)))
     }
 
+    /// Whether a file's digests held as it was before a change of its names that nobody has been
+    /// told of yet.
+    pub(super) fn held(&self, at: &Locator, before: &FileFacts) -> Result<bool> {
+        if self.edits.has(before.ino) {
+            return Ok(false);
+        }
+        if let Some(holds) = self.stamps.holds(before) {
+            return Ok(holds);
+        }
+        let row = self.runtime.block_on(self.index.get(&at.bucket, &at.key))?;
+        Ok(row_holds(row.as_ref(), before))
+    }
+
     fn holds_by_row(&self, row: Option<&Row>, facts: &FileFacts) -> bool {
         let holds = row_holds(row, facts);
         if holds {

@@ -397,7 +397,7 @@ impl<D: Disk> Tree<D> {
         turn.settle()?;
         self.moving(|| self.disk.rename(parent, name, &dir, shelter_name))
             .map_err(&fail)?;
-        moved.keys.push((key, facts.ino));
+        moved.keys.push((key, facts));
         turn.changed(parent);
         turn.changed(&dir);
         turn.named_in(bucket, path);

@@ -211,7 +211,7 @@ impl<D: Disk> Tree<D> {
         if absent_is_none(renamed).map_err(&fail)?.is_none() {
             return Ok(false);
         }
-        moved.keys.push((key, facts.ino));
+        moved.keys.push((key, facts));
         turn.changed(&dir);
         turn.named_in(bucket, path);
         turn.touched(facts.ino);

@@ -259,14 +259,16 @@ impl<D: Disk> Inner<D> {
     }
 
     pub(super) fn reconcile_moved(&self, bucket: &BucketName, moved: &Moved) -> Result<()> {
-        // They were moved by us: their bytes are as they were.
-        for (_, ino) in &moved.keys {
-            self.stamps.changing(*ino);
-        }
-        for (key, _) in &moved.keys {
+        for (key, before) in &moved.keys {
             let at = Locator::new(bucket.clone(), key.clone());
-            if let Some(found) = self.tree.find(&at)? {
-                self.stamps.note(&found.facts);
+            // They were moved by us: their bytes are as they were, and so are doubts about them.
+            if self.held(&at, before)? {
+                self.stamps.changing(before.ino);
+                if let Some(found) = self.tree.find(&at)? {
+                    self.stamps.note(&found.facts);
+                }
+            } else {
+                self.stamps.doubt(before.ino);
             }
             self.reconcile(&at)?;
         }

@@ -69,8 +69,9 @@ pub struct Found<D: Disk> {
 /// What a change of names did besides.
 #[derive(Debug, Default)]
 pub struct Moved {
-    /// Objects that went to their shelter or came back from it, with their inode numbers.
-    pub keys: Vec<(ObjectKey, u64)>,
+    /// Objects that went to their shelter or came back from it, and their files as they were
+    /// before.
+    pub keys: Vec<(ObjectKey, FileFacts)>,
     /// Whether an object stood there.
     pub existed: bool,
     /// Whether what was to be published has its name.
