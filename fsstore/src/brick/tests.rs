@@ -30,7 +30,7 @@ fn at(key: &str) -> Locator {
 impl TempBrick {
     async fn new() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let brick = Brick::open(BrickOptions::new(dir.path())).await.unwrap();
+        let brick = Brick::open(options_of(&dir)).await.unwrap();
         brick
             .create_bucket(&bucket(), NewBucket::default())
             .await
@@ -42,7 +42,7 @@ impl TempBrick {
         self.brick.close().await.unwrap();
         let Self { brick, dir } = self;
         drop(brick);
-        let brick = Brick::open(BrickOptions::new(dir.path())).await.unwrap();
+        let brick = Brick::open(options_of(&dir)).await.unwrap();
         Self { brick, dir }
     }
 
@@ -91,6 +91,15 @@ impl TempBrick {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("never came about: {what}");
+    }
+}
+
+/// Without the watch, which passes over what this process does: and it is the one that makes
+/// files behind the brick's back here.
+fn options_of(dir: &tempfile::TempDir) -> BrickOptions {
+    BrickOptions {
+        watch: false,
+        ..BrickOptions::new(dir.path())
     }
 }
 
@@ -323,7 +332,7 @@ async fn a_bucket_whose_index_is_gone_is_listed_from_its_tree() {
     drop(old);
     std::fs::remove_dir_all(dir.path().join(".portico/index")).unwrap();
     let brick = TempBrick {
-        brick: Brick::open(BrickOptions::new(dir.path())).await.unwrap(),
+        brick: Brick::open(options_of(&dir)).await.unwrap(),
         dir,
     };
     assert_eq!(brick.keys().await, ["a", "a-b", "a/b", "q//r", "z/"]);
@@ -377,7 +386,7 @@ async fn links_inside_the_volume_are_followed_and_others_are_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relaxed_tag_is_doubted_after_an_unclean_stop_until_the_bytes_are_read() {
     let relaxed = |dir: &tempfile::TempDir| {
-        let mut options = BrickOptions::new(dir.path());
+        let mut options = options_of(&dir);
         options.durability.default = Durability::Relaxed;
         options
     };
@@ -480,6 +489,6 @@ async fn a_body_of_many_short_pieces_is_whole() {
 
 crate::volume_contract!(async {
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-    let brick = Brick::open(BrickOptions::new(dir.path())).await.unwrap();
+    let brick = Brick::open(options_of(&dir)).await.unwrap();
     (brick, dir)
 });

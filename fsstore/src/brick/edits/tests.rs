@@ -356,3 +356,41 @@ async fn an_edit_dropped_by_a_panic_in_the_turn_ends_without_another_turn() {
     scene.put(b"new", Precondition::default()).await.unwrap();
     assert_eq!(scene.tag().await, md5(b"new"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_changed_by_other_hands_does_not_get_its_digest_back_in_its_shelter() {
+    for looked_at in [false, true] {
+        let scene = Scene::new(HashPolicy::Never).await;
+        scene.write_unseen(b"new bytes");
+        if looked_at {
+            assert!(scene.tag().await.is_provisional());
+        }
+        let below = Locator::new(
+            scene.at.bucket.clone(),
+            ObjectKey::parse("d/k/below").unwrap(),
+        );
+        let staged = scene.brick.stage(&below, StageOptions::default()).await;
+        let put = staged.unwrap().commit(CommitOptions::default()).await;
+        put.unwrap();
+        assert!(scene.tag().await.is_provisional(), "in its shelter");
+        let removed = scene.brick.remove(&below, &Precondition::default()).await;
+        removed.unwrap();
+        assert!(scene.tag().await.is_provisional(), "and back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_keeps_its_digest_in_its_shelter() {
+    let scene = Scene::new(HashPolicy::Never).await;
+    let below = Locator::new(
+        scene.at.bucket.clone(),
+        ObjectKey::parse("d/k/below").unwrap(),
+    );
+    let staged = scene.brick.stage(&below, StageOptions::default()).await;
+    let put = staged.unwrap().commit(CommitOptions::default()).await;
+    put.unwrap();
+    assert_eq!(scene.tag().await, md5(OLD));
+    let removed = scene.brick.remove(&below, &Precondition::default()).await;
+    removed.unwrap();
+    assert_eq!(scene.tag().await, md5(OLD));
+}
