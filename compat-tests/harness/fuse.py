@@ -136,9 +136,10 @@ class Mount:
             return False
         try:
             os.statvfs(self.point)  # asks the server, where stat(2) may answer from memory
+            # The dead one may have gone since the table was read: then the directory below answered.
+            return os.path.ismount(self.point)
         except OSError:
             return False
-        return True
 
     def stop(self):
         """SIGTERM, as an init system does it; returns the exit code."""
