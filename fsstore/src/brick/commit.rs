@@ -9,8 +9,8 @@
 //! 2. sync      the log, and the staged files with their records, are made durable: by one
 //!    syncfs(2) for a large group, else file by file;
 //! 3. act       each job decides its precondition and publishes (link, rename, unlink, …);
-//! 4. index     the changes become visible to listings;
-//! 5. sync      the directories that changed are made durable;
+//! 4. index     the changes become visible to listings; the log says what ctime files have now;
+//! 5. sync      the log and the directories that changed are made durable;
 //! 6. tell      those who watch hear of it, where anyone does, from a thread of its own;
 //! 7. answer    each job's caller hears of it.
 //!
@@ -278,6 +278,9 @@ impl<D: Disk> Committer<D> {
         };
         let acted = catch_unwind(AssertUnwindSafe(|| act(&mut turn)));
         held.unsynced.take_here(&shared.disk, changed);
+        if let Err(e) = shared.log.append_ours() {
+            tracing::debug!("after a crash digests will be in doubt: {e}");
+        }
         drop(held);
         acted.map_or_else(|panic| resume_unwind(panic), Ok)
     }
@@ -392,8 +395,18 @@ fn commit_group<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, group: Vec<Job<
     for job in &mut ready {
         act_one(shared, job, mode, &mut changed);
     }
+    let says_ours = shared.log.append_ours();
     let failure = match changed.unsettled.take() {
-        None if durable => sync_after(disk, &changed).err(),
+        None if durable => {
+            let logged = says_ours.and_then(|says| match says {
+                true => sync_ours(disk, &shared.log, &changed),
+                false => Ok(()),
+            });
+            // What only removes goes on without the log.
+            let is_needed = ready.iter().any(|job| !job.terms.removes);
+            let logged = logged.or_else(|e| if is_needed { Err(e) } else { Ok(()) });
+            logged.and_then(|()| sync_after(disk, &changed)).err()
+        }
         unsettled => unsettled,
     };
     let notices = std::mem::take(&mut changed.notices);
@@ -412,6 +425,15 @@ fn commit_group<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, group: Vec<Job<
         );
     }
     teller.answer(notices, ready, failure);
+}
+
+/// Makes what the log says of the files after their changes durable, unless everything will be:
+/// before the directories, since one commit of the file system's journal has both.
+fn sync_ours<D: Disk>(disk: &D, log: &IntentLog<D>, changed: &Changed<D>) -> Result<()> {
+    match changed.needs_everything() && disk.syncs_everything() {
+        true => Ok(()),
+        false => log.sync(),
+    }
 }
 
 /// One job's turn.

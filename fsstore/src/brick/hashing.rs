@@ -246,7 +246,7 @@ impl<D: Disk> Inner<D> {
         }
         let info = record.to_object_info(at.key.clone(), &state_of(&after));
         if !info.etag.is_provisional() {
-            self.stamps.note(&after);
+            self.ours(&after);
         }
         let mut row = row_of(&info, &after, escaped, HashPolicy::Never);
         row.flags = flags;

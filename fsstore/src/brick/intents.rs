@@ -18,6 +18,10 @@
 //! - A file opened to be edited that has digests is named durably before, for its bytes may
 //!   reach the disk without the times that betray them. What is being edited is named again in
 //!   each new segment.
+//! - A change of ours moves a file's ctime, which the index learns later than the file. So what it
+//!   was moved to is said after the change and before its answer, durably where the answer is: a
+//!   file with another was changed by somebody else, or by a change that nobody was told of, and
+//!   its digests are in doubt.
 //!
 //! Each segment begins with the boot that it was begun in, which tells whether the power was
 //! lost since.
@@ -30,8 +34,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use self::frame::{BootId, BucketDir, Intent};
-use self::frame::{Frame, next_frame, push_bucket, push_dir, push_key, push_rows};
+pub use self::frame::{BootId, BucketDir, Intent, Ours};
+use self::frame::{Frame, next_frame, push_bucket, push_dir, push_key, push_ours, push_rows};
 use super::disk::{Disk, DiskFile};
 use super::tree::is_absent;
 use crate::error::{Result, StoreError};
@@ -94,6 +98,8 @@ struct Open<D: Disk> {
     edited: BTreeMap<u64, Option<(BucketName, ObjectKey)>>,
     /// Keys to be named in every segment: the next start will change something about them.
     kept: BTreeSet<(BucketName, ObjectKey)>,
+    /// Frames of files as changes of ours left them, not yet appended.
+    ours: Vec<u8>,
 }
 
 /// See the module.
@@ -163,6 +169,7 @@ impl<D: Disk> IntentLog<D> {
                 closed: Vec::new(),
                 edited: BTreeMap::new(),
                 kept: BTreeSet::new(),
+                ours: Vec::new(),
             }),
             rotation_asked: AtomicBool::new(false),
         };
@@ -193,6 +200,21 @@ impl<D: Disk> IntentLog<D> {
             return Ok(());
         }
         self.write(&mut self.lock().segment, &frames)
+    }
+
+    /// Takes a file as a change of ours left it, to be [appended](Self::append_ours) before the
+    /// change is answered.
+    pub fn ours(&self, ours: Ours) {
+        push_ours(&mut self.lock().ours, ours);
+    }
+
+    /// Appends what was said of files after changes of ours; in the page cache on return. Gives
+    /// whether anything was. Where that fails their digests are in doubt after a crash.
+    pub fn append_ours(&self) -> Result<bool> {
+        let open = &mut *self.lock();
+        let frames = std::mem::take(&mut open.ours);
+        self.write(&mut open.segment, &frames)?;
+        Ok(!frames.is_empty())
     }
 
     /// Says in the open segment, where it does not, that whole directories of a bucket move.

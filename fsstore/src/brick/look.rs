@@ -2,8 +2,8 @@
 //!
 //! A record names length, mtime and inode of the state its digests were taken at. A rewrite that
 //! puts those back moves the ctime all the same; so the ctime last seen, after our own last
-//! change, is kept in memory and in the index, and a record whose file has another is void
-//! until the bytes have been read again.
+//! change, is kept in memory, in the index and, until that is durable, in the intent log; and a
+//! record whose file has another is void until the bytes have been read again.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::commit::Terms;
 use super::disk::{Disk, DiskFile, FileFacts};
 use super::hashing::Suspect;
 use super::index::{Row, RowFlags};
+use super::intents::Ours;
 use super::sink::off_thread;
 use super::tree::Found;
 use super::{HashPolicy, Inner};
@@ -76,7 +77,7 @@ impl Stamps {
         Some(stamp == CHANGING || stamp == facts.ctime_ns)
     }
 
-    /// Notes a file as it is after a change of ours.
+    /// Notes a file as it is after a change of ours; see [`Inner::ours`].
     pub fn note(&self, facts: &FileFacts) {
         self.0.insert(facts.ino, facts.ctime_ns);
     }
@@ -169,12 +170,15 @@ pub fn claims_digests(record: &Record, facts: &FileFacts) -> bool {
     record.verdict(facts.len_bytes, facts.mtime_ns, facts.ino) == Verdict::Valid
 }
 
+/// A row has seen a file as it is, with digests that held.
+pub fn row_has_seen(row: &Row, facts: &FileFacts) -> bool {
+    (row.ino, row.ctime_ns) == (facts.ino, facts.ctime_ns) && !row.etag.is_provisional()
+}
+
 /// A row says that a record holds: same inode and ctime, and a digest was known.
 fn row_holds(row: Option<&Row>, facts: &FileFacts) -> bool {
     match row {
-        Some(row) if row.ino == facts.ino => {
-            row.ctime_ns == facts.ctime_ns && !row.etag.is_provisional()
-        }
+        Some(row) if row.ino == facts.ino => row_has_seen(row, facts),
         // Never seen by this index: then length, mtime and inode have to do.
         _ => true,
     }
@@ -196,6 +200,12 @@ fn looked<D: Disk>(key: &ObjectKey, found: Found<D>, mut record: Record, holds: 
 }
 
 impl<D: Disk> Inner<D> {
+    /// In a turn: notes a file as it is after a change of ours, in memory and in the log.
+    pub(super) fn ours(&self, facts: &FileFacts) {
+        self.stamps.note(facts);
+        self.log.ours(Ours::of(facts));
+    }
+
     /// An object's record as it stands, whether its digests hold or not.
     pub(super) fn record_of(&self, found: &Found<D>) -> Result<Record> {
         match (&found.marker, &found.file) {

@@ -9,6 +9,7 @@ use super::Inner;
 use super::attrs::{MultipartTag, Parts, Record};
 use super::commit::Terms;
 use super::disk::{Disk, DiskFile};
+use super::intents::Ours;
 use super::sink::{Sink, Target, off_thread, require_room};
 use super::staged::{Unsealed, Whole};
 use super::tree::failed;
@@ -197,12 +198,16 @@ impl<D: Disk> Inner<D> {
                 }
                 inner.check_write(&place, &options.precondition)?;
                 let (uploads, tree) = (&inner.uploads, &inner.tree);
-                let mut unsettled = None;
+                let (mut unsettled, published) = (None, Arc::clone(&whole.file));
                 let info = inner.publish(turn, &place, whole, &options.precondition, |turn| {
                     reopening.0 = None;
                     upload.end_for_good();
                     // The object first, durably: else a crash could leave neither.
                     unsettled = turn.settle().err();
+                    if let Some(facts) = published.facts().ok().filter(|_| unsettled.is_none()) {
+                        // A crash may bring back the name that it is about to lose.
+                        inner.log.ours(Ours::of(&facts));
+                    }
                     // Before anyone learns of the object: `data` must have no name but its key.
                     let leave = || {
                         uploads.leave(&id);

@@ -11,13 +11,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Inner;
 use super::disk::{Disk, DiskFile, FileKind};
 use super::index::Row;
-use super::intents::{BucketDir, Intent};
-use super::tree::{is_absent, is_forbidden};
+use super::intents::{BucketDir, Intent, Ours};
+use super::look::{claims_digests, row_has_seen};
+use super::tree::{Found, is_absent, is_forbidden};
 use crate::error::{Result, StoreError};
 use crate::keypath::directories_above;
 use crate::name::{BucketName, ObjectKey};
@@ -38,6 +39,21 @@ struct Said {
     edits: BTreeMap<u64, Option<(BucketName, ObjectKey)>>,
     dirs: BTreeSet<BucketDir>,
     buckets: BTreeSet<BucketName>,
+    /// Files as changes of ours left them, one after another.
+    ours: HashSet<Ours>,
+    /// Files as they are since this start finished what was under way, with the ctime before.
+    finished: HashMap<Ours, i64>,
+}
+
+/// What the log and the index say of a file's digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// They hold: it is as one of them saw it.
+    Said,
+    /// Neither saw it so, what they saw may not have reached the disk, or it was being edited.
+    Doubt,
+    /// It has none.
+    None,
 }
 
 impl<D: Disk> Inner<D> {
@@ -48,18 +64,21 @@ impl<D: Disk> Inner<D> {
             Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {}
             other => other.map_err(|e| StoreError::from_io("sync what stands", e))?,
         }
-        let staged = self.tree.sweep_staging()?;
-        let uploads = self.uploads.sweep(&self.tree)?;
         let mut said = Said::default();
         for number in left {
             self.read_segment(*number, &mut said)?;
         }
-        self.recover_said(&said, fresh)?;
+        let staged = self.tree.sweep_staging()?;
+        let uploads = self.uploads.sweep(&self.tree, |before, after| {
+            said.finished.insert(Ours::of(after), before.ctime_ns);
+        })?;
+        let keys = said.keys.len();
+        self.recover_said(&mut said, fresh)?;
         if let Some(last) = left.last() {
             self.runtime.block_on(self.index.checkpoint())?;
             self.log.remove_through(*last)?;
         }
-        let (keys, edits, dirs) = (said.keys.len(), said.edits.len(), said.dirs.len());
+        let (edits, dirs) = (said.edits.len(), said.dirs.len());
         if staged + uploads + keys + edits + dirs > 0 {
             let buckets = said.buckets.len();
             tracing::info!(
@@ -96,6 +115,9 @@ impl<D: Disk> Inner<D> {
                     said.buckets.insert(bucket);
                 }
             }
+            Intent::Ours(ours) => {
+                said.ours.insert(ours);
+            }
             // Rows of any depth may be under one name or the other.
             Intent::Rows(bucket) => {
                 said.buckets.insert(bucket);
@@ -103,13 +125,13 @@ impl<D: Disk> Inner<D> {
         })
     }
 
-    fn recover_said(&self, said: &Said, fresh: bool) -> Result<()> {
+    fn recover_said(&self, said: &mut Said, fresh: bool) -> Result<()> {
         // Before anything takes a record's word.
         for ino in said.edits.keys() {
             self.stamps.doubt(*ino);
         }
-        for (bucket, key) in &said.keys {
-            self.recover_key(bucket, key, &said.edits, fresh)?;
+        for (bucket, key) in &std::mem::take(&mut said.keys) {
+            self.recover_key(bucket, key, said, fresh)?;
         }
         for (bucket, key) in said.edits.values().flatten() {
             self.recover_edit(bucket, key)?;
@@ -132,39 +154,68 @@ impl<D: Disk> Inner<D> {
     }
 
     /// Looks at a key that was about to change, and at those above it, which may have been on
-    /// their way to their shelter or back. The change may have moved the ctime beyond what the
-    /// index saw, or the index may have seen what the disk lost: the record's word is taken.
+    /// their way to their shelter or back.
     fn recover_key(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        edits: &BTreeMap<u64, Option<(BucketName, ObjectKey)>>,
+        said: &mut Said,
         fresh: bool,
     ) -> Result<()> {
         let at = Locator::new(bucket.clone(), key.clone());
-        self.finish_touch(&at)?;
-        // A fresh index gets every key from the tree.
-        if fresh {
-            return Ok(());
-        }
+        said.finished.extend(self.finish_touch(&at)?);
         let above = directories_above(key.as_str());
         let above = above.filter_map(|key| ObjectKey::parse(key).ok());
         for key in above.chain([key.clone()]) {
             let at = Locator::new(bucket.clone(), key);
-            // A marker's inode number is one of the past, maybe another file's by now.
-            if let Some(found) = self.tree.find_readable(&at)?
-                && found.file.is_some()
-                && !edits.contains_key(&found.facts.ino)
-            {
-                // Where nothing was synced, a name may have outlived its bytes.
-                match self.buckets.durability(bucket) {
-                    Durability::Strict => self.stamps.note(&found.facts),
-                    Durability::Relaxed => self.stamps.doubt(found.facts.ino),
-                }
+            let word = match self.tree.find_readable(&at)? {
+                Some(found) => self.word_on(&at, &found, said)?,
+                None => Word::None,
+            };
+            // A fresh index gets from the tree what is not in doubt.
+            if !fresh || word == Word::Doubt {
+                self.reconcile(&at)?;
             }
-            self.reconcile(&at)?;
         }
         Ok(())
+    }
+
+    /// Decides whether a file's digests are in doubt, and notes it. A file that is neither as a
+    /// change of ours left it nor as the index saw it was changed by somebody else, or by a
+    /// change that did not come to its end.
+    fn word_on(&self, at: &Locator, found: &Found<D>, said: &Said) -> Result<Word> {
+        let facts = &found.facts;
+        // A marker's inode number is one of the past, maybe another file's by now.
+        let Some(file) = &found.file else {
+            return Ok(Word::None);
+        };
+        if said.edits.contains_key(&facts.ino) {
+            return Ok(Word::Doubt);
+        }
+        let record = self.tree.records.load(file, facts)?;
+        if !record.is_some_and(|record| claims_digests(&record, facts)) {
+            return Ok(Word::None);
+        }
+        let mut seen = *facts;
+        if let Some(before_ns) = said.finished.get(&Ours::of(facts)) {
+            seen.ctime_ns = *before_ns;
+        }
+        let is_known = match self.buckets.durability(&at.bucket) {
+            // Where nothing was synced, a name may have outlived its bytes.
+            Durability::Relaxed => false,
+            // By another of its names.
+            Durability::Strict if self.stamps.holds(facts) == Some(true) => true,
+            Durability::Strict if said.ours.contains(&Ours::of(&seen)) => true,
+            Durability::Strict => {
+                let row = self.runtime.block_on(self.index.get(&at.bucket, &at.key))?;
+                row.is_some_and(|row| row_has_seen(&row, &seen))
+            }
+        };
+        match is_known {
+            true => self.stamps.note(facts),
+            false => self.stamps.doubt(facts.ino),
+        }
+        Ok(if is_known { Word::Said } else { Word::Doubt })
     }
 
     /// In a turn, or when nobody takes one: looks at the keys whose change stopped half-way, and

@@ -14,6 +14,7 @@ use super::attrs::{DigestState, Record};
 use super::commit::{Terms, Turn};
 use super::disk::{Access, Disk, DiskFile};
 use super::index::{Change, Room};
+use super::intents::Ours;
 use super::look::{Looked, row_of};
 use super::publish::NewFile;
 use super::sink::{Sink, Taken};
@@ -239,7 +240,7 @@ impl<D: Disk> Inner<D> {
         let escaped = moved.escaped;
         let row = row_of(&info, &facts, escaped, self.options.hash);
         self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
-        self.stamps.note(&facts);
+        self.ours(&facts);
         self.reconcile_moved(&at.bucket, &moved)?;
         // It has its name, whatever failed afterwards.
         published.map(|()| info)
@@ -265,7 +266,7 @@ impl<D: Disk> Inner<D> {
             if self.held(&at, before)? {
                 self.stamps.changing(before.ino);
                 if let Some(found) = self.tree.find(&at)? {
-                    self.stamps.note(&found.facts);
+                    self.ours(&found.facts);
                 }
             } else {
                 self.stamps.doubt(before.ino);
@@ -402,7 +403,7 @@ impl<D: Disk> Inner<D> {
             record.void_digests();
         } else {
             // Whatever was done, we did it.
-            self.stamps.note(&facts);
+            self.ours(&facts);
         }
         changed?;
         turn.changed_file(&file);
@@ -412,13 +413,14 @@ impl<D: Disk> Inner<D> {
         Ok(info)
     }
 
-    /// Gives a file the time that its record names, where a crash kept it from that.
-    pub(super) fn finish_touch(&self, at: &Locator) -> Result<()> {
+    /// Gives a file the time that its record names, where a crash kept it from that. Then gives
+    /// the file as it is after that, and its ctime before, in nanoseconds.
+    pub(super) fn finish_touch(&self, at: &Locator) -> Result<Option<(Ours, i64)>> {
         let Some(found) = self.tree.find_readable(at)? else {
-            return Ok(());
+            return Ok(None);
         };
         let Some(file) = found.file else {
-            return Ok(());
+            return Ok(None);
         };
         let record = self.tree.records.load(&file, &found.facts)?;
         if let Some(Record {
@@ -433,8 +435,10 @@ impl<D: Disk> Inner<D> {
             if let Err(e) = file.set_modified(state.mtime_ns) {
                 tracing::warn!(bucket = %at.bucket, key = %at.key, "its time cannot be set: {e}");
             }
+            let now = file.facts().map_err(failed("look at an object"))?;
+            return Ok(Some((Ours::of(&now), found.facts.ctime_ns)));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The record first, durably: until the file has the new time it holds for the old one as well.
@@ -451,6 +455,9 @@ impl<D: Disk> Inner<D> {
             Some(now) => {
                 turn.changed_file(file);
                 turn.settle()?;
+                // A power cut may leave it so, for the next start to finish.
+                let between = file.facts().map_err(failed("look at an object"))?;
+                self.log.ours(Ours::of(&between));
                 file.set_modified(now.0)
                     .map_err(failed("set a file's time"))
             }

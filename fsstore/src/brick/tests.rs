@@ -386,7 +386,7 @@ async fn links_inside_the_volume_are_followed_and_others_are_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relaxed_tag_is_doubted_after_an_unclean_stop_until_the_bytes_are_read() {
     let relaxed = |dir: &tempfile::TempDir| {
-        let mut options = options_of(&dir);
+        let mut options = options_of(dir);
         options.durability.default = Durability::Relaxed;
         options
     };

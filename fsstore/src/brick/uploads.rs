@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{Disk, DiskFile, FileKind};
+use super::disk::{Disk, DiskFile, FileFacts, FileKind};
 use super::owner::OWN_DIR_MODE;
 use super::tree::{Tree, absent_is_none, failed, is_absent};
 use super::upload::{DATA, PARTS, Upload};
@@ -220,7 +220,13 @@ impl<D: Disk> Uploads<D> {
     }
 
     /// Removes what a crash left: uploads that were published, aborted or not quite begun.
-    pub fn sweep(&self, tree: &Tree<D>) -> Result<usize> {
+    /// `lost_name` is told of each file that is an object by now, which loses its other name:
+    /// as it was before and as it is after.
+    pub fn sweep(
+        &self,
+        tree: &Tree<D>,
+        mut lost_name: impl FnMut(&FileFacts, &FileFacts),
+    ) -> Result<usize> {
         let mut removed = 0;
         for bucket in names_in(tree, &tree.own.uploads, "")? {
             for name in names_in(tree, &tree.own.uploads, &bucket)? {
@@ -229,7 +235,13 @@ impl<D: Disk> Uploads<D> {
                     continue;
                 };
                 if is_over(tree, &bucket, &name, &dir)? {
+                    let data = tree.disk.open(&dir, DATA).ok();
+                    let before = data.as_ref().and_then(|data| data.facts().ok());
                     remove_files(tree, &bucket, &name)?;
+                    let after = data.and_then(|data| data.facts().ok());
+                    if let (Some(before), Some(after)) = (before, after) {
+                        lost_name(&before, &after);
+                    }
                     removed += 1;
                 }
             }

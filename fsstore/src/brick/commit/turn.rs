@@ -69,6 +69,13 @@ impl<D: Disk> Default for Changed<D> {
     }
 }
 
+impl<D: Disk> Changed<D> {
+    /// Whether it is made durable by syncing everything, where that can be done.
+    pub fn needs_everything(&self) -> bool {
+        self.everything || self.dirs.len() + self.files.len() >= SYNC_EVERYTHING_FROM
+    }
+}
+
 /// What was changed without being synced, and what later durable changes may build on: it is
 /// synced with the next durable group.
 pub(super) struct Unsynced<D: Disk> {
@@ -245,7 +252,7 @@ fn path_of(bucket: &BucketName, path: &str) -> Option<FilePath> {
 
 pub(super) fn sync_after<D: Disk>(disk: &D, changed: &Changed<D>) -> Result<()> {
     let fail = |e| StoreError::from_io("make a change durable", e);
-    if changed.everything || changed.dirs.len() + changed.files.len() >= SYNC_EVERYTHING_FROM {
+    if changed.needs_everything() {
         match disk.sync_everything() {
             Err(e) if e.kind() == io::ErrorKind::Unsupported && !changed.everything => {}
             other => return other.map_err(fail),

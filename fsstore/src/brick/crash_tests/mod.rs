@@ -13,3 +13,4 @@ mod picture;
 mod random;
 mod scenarios;
 mod scene;
+mod unseen;

@@ -134,6 +134,27 @@ pub async fn check_listings(brick: &Brick<CrashDisk>, universe: &Universe) {
     }
 }
 
+/// All that is listed, by place.
+pub async fn listed(brick: &Brick<CrashDisk>, universe: &Universe) -> Vec<(String, ListEntry)> {
+    let mut listed = Vec::new();
+    for bucket in &universe.buckets {
+        let query = ListQuery {
+            limit: 1_000,
+            ..ListQuery::default()
+        };
+        let name = BucketName::parse(bucket).unwrap();
+        match brick.list(&name, &query).await {
+            Ok(page) => {
+                let objects = page.objects.into_iter();
+                listed.extend(objects.map(|entry| (format!("{bucket}:{}", entry.key), entry)));
+            }
+            Err(StoreError::NoSuchBucket) => {}
+            Err(e) => panic!("list {bucket}: {e:?}"),
+        }
+    }
+    listed
+}
+
 fn entry_of(info: ObjectInfo) -> ListEntry {
     ListEntry {
         key: info.key,

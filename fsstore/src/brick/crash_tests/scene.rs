@@ -58,6 +58,9 @@ pub struct Cut {
 pub struct Scene {
     pub abilities: Abilities,
     pub durability: Durability,
+    /// Tags of what was under way, and relaxed ones, are in doubt after an unclean stop: reading
+    /// decides.
+    pub hash: HashPolicy,
     pub setup: Vec<Op>,
     pub ops: Vec<Op>,
 }
@@ -116,6 +119,7 @@ impl Scene {
         Self {
             abilities: Abilities::default(),
             durability: Durability::Strict,
+            hash: HashPolicy::OnRead,
             setup: whole,
             ops,
         }
@@ -132,11 +136,7 @@ impl Scene {
                 default: self.durability,
                 buckets: BTreeMap::new(),
             },
-            // Relaxed tags are in doubt after an unclean stop: reading decides.
-            hash: match self.durability {
-                Durability::Strict => HashPolicy::Never,
-                Durability::Relaxed => HashPolicy::OnRead,
-            },
+            hash: self.hash,
             scan_interval: Duration::from_secs(3_600),
             clock: Clock::standing(Timestamp::from_secs(1_800_000_000)),
             boot: BootId::new(&disk.world().boot()),
@@ -262,10 +262,11 @@ impl Prepared {
         let brick = self.scene.open(&disk, index.path()).await.unwrap();
         let left = disk.world().paths_below(".portico/staging");
         assert!(left.is_empty(), "in staging: {left:?}");
-        if self.scene.durability == Durability::Relaxed {
-            // Decides the tags in doubt, which a listing does not wait for.
-            picture::take(&brick, &self.universe).await;
+        if self.scene.durability == Durability::Strict {
+            self.check_unread(&brick, acked).await;
         }
+        // Decides the tags in doubt, which a listing does not wait for.
+        picture::take(&brick, &self.universe).await;
         picture::check_listings(&brick, &self.universe).await;
         let seen = picture::take(&brick, &self.universe).await;
         self.compare(&seen, acked);
@@ -280,6 +281,24 @@ impl Prepared {
         works(&brick).await;
         picture::finish_uploads(&brick, &self.universe).await;
         picture::check_listings(&brick, &self.universe).await;
+    }
+
+    /// What was acknowledged and not under way again has its tag without being read.
+    async fn check_unread(&self, brick: &Brick<CrashDisk>, acked: &Acked) {
+        let under_way = self.scene.ops.get(acked.ops);
+        let under_way = under_way.map(Op::places).unwrap_or_default();
+        // A file above one may be on its way to its shelter or back.
+        let is_under_way = |listed: &str| {
+            let below = format!("{listed}/");
+            let mut places = under_way.iter();
+            places.any(|place| *place == listed || place.starts_with(&below))
+        };
+        for (place, entry) in picture::listed(brick, &self.universe).await {
+            assert!(
+                !entry.etag.is_provisional() || is_under_way(&place),
+                "{place} lost its tag: {entry:?}"
+            );
+        }
     }
 
     /// Everything is as before or as after the operation under way.

@@ -12,9 +12,11 @@
 //! | 0x04 | the host's boot id, empty where it is not known      |
 //! | 0x05 | `bucket`                                             |
 //! | 0x06 | `bucket \0 key`, where the bucket's name begins so   |
+//! | 0x07 | inode number u64 LE, ctime in nanoseconds i64 LE     |
 
 use crc_fast::CrcAlgorithm;
 
+use super::super::disk::FileFacts;
 use crate::name::{BucketName, ObjectKey};
 
 const HEADER_LEN_BYTES: usize = 8;
@@ -26,6 +28,7 @@ const BUCKET: u8 = 3;
 const BOOT: u8 = 4;
 const ROWS: u8 = 5;
 const KEY: u8 = 6;
+const OURS: u8 = 7;
 /// A payload whose first byte is below it begins with its kind.
 const KINDS_END: u8 = 0x20;
 
@@ -70,6 +73,16 @@ impl BucketDir {
     }
 }
 
+impl Ours {
+    /// A file as it is now.
+    pub fn of(facts: &FileFacts) -> Self {
+        Self {
+            ino: facts.ino,
+            ctime_ns: facts.ctime_ns,
+        }
+    }
+}
+
 /// What a frame says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intent {
@@ -90,6 +103,17 @@ pub enum Intent {
     Boot(Option<BootId>),
     /// A whole directory of this bucket was about to be moved, or one into it.
     Rows(BucketName),
+    /// A change of ours was made.
+    Ours(Ours),
+}
+
+/// A file as a change of ours left it: digests that held before hold while it has this ctime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ours {
+    /// Its inode number.
+    pub ino: u64,
+    /// In nanoseconds since the epoch.
+    pub ctime_ns: i64,
 }
 
 impl Intent {
@@ -120,6 +144,7 @@ impl Intent {
                 push(frames, &[&[BOOT], id.as_bytes()]);
             }
             Self::Rows(bucket) => push_rows(frames, bucket),
+            Self::Ours(ours) => push_ours(frames, *ours),
         }
     }
 }
@@ -148,6 +173,12 @@ pub fn push_bucket(frames: &mut Vec<u8>, bucket: &BucketName) {
 /// Appends the frame of a bucket in which whole directories move.
 pub fn push_rows(frames: &mut Vec<u8>, bucket: &BucketName) {
     push(frames, &[&[ROWS], bucket.as_str().as_bytes()]);
+}
+
+/// Appends the frame of a file as a change of ours left it.
+pub fn push_ours(frames: &mut Vec<u8>, ours: Ours) {
+    let (ino, ctime_ns) = (ours.ino.to_le_bytes(), ours.ctime_ns.to_le_bytes());
+    push(frames, &[&[OURS], &ino, &ctime_ns]);
 }
 
 fn push(frames: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -220,6 +251,13 @@ fn intent_of(kind: u8, payload: &[u8]) -> Option<Intent> {
         }
         BUCKET => bucket_of(std::str::from_utf8(payload).ok()?).map(Intent::Bucket),
         ROWS => bucket_of(std::str::from_utf8(payload).ok()?).map(Intent::Rows),
+        OURS => {
+            let (ino, ctime_ns) = payload.split_first_chunk()?;
+            Some(Intent::Ours(Ours {
+                ino: u64::from_le_bytes(*ino),
+                ctime_ns: i64::from_le_bytes(ctime_ns.try_into().ok()?),
+            }))
+        }
         BOOT if payload.is_empty() => Some(Intent::Boot(None)),
         BOOT => {
             let boot = BootId::new(std::str::from_utf8(payload).ok()?)?;
@@ -263,6 +301,10 @@ mod tests {
             Intent::Dir(BucketDir::new(&bucket, "")),
             Intent::Bucket(bucket.clone()),
             Intent::Rows(bucket),
+            Intent::Ours(Ours {
+                ino: u64::MAX,
+                ctime_ns: -2,
+            }),
         ]
     }
 

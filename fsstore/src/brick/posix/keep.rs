@@ -15,7 +15,6 @@ use crate::object::{Attributes, Locator};
 /// the change is over, whether it was made or not.
 pub(super) struct Kept {
     ino: u64,
-    before: FileFacts,
     looked: Option<Looked<OsDisk>>,
 }
 
@@ -66,11 +65,7 @@ impl Inner<OsDisk> {
                 None
             }
         };
-        let kept = Kept {
-            ino,
-            before: *facts,
-            looked,
-        };
+        let kept = Kept { ino, looked };
         if kept.holds() {
             self.stamps.changing(ino);
         } else if kept.looked.as_ref().is_none_or(|looked| looked.in_doubt) {
@@ -85,10 +80,11 @@ impl Inner<OsDisk> {
         let looked = kept.looked?;
         let now = match (changed, looked.found.file.as_ref()) {
             (true, Some(file)) => file.facts().ok(),
-            _ => Some(kept.before),
+            // As it was in this turn.
+            _ => Some(looked.found.facts),
         };
         match now {
-            Some(now) if holds => self.stamps.note(&now),
+            Some(now) if holds => self.ours(&now),
             // What is not known is looked up.
             None => self.stamps.forget(kept.ino),
             Some(_) => {}
