@@ -7,6 +7,7 @@
 
 mod guard;
 mod stack;
+mod unread;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -358,19 +359,24 @@ impl<H: Handler> Service<Request<hyper::body::Incoming>> for ForPeer<H> {
         {
             request.extensions_mut().insert(outbox.clone());
         }
-        if !waits_to_send(&request) {
+        let is_empty = http_body::Body::is_end_stream(request.body());
+        let begun = waits_to_send(&request).then(|| request.body_mut().begun());
+        if request.version() > http::Version::HTTP_11 || is_empty && begun.is_none() {
             return self.stack.call(request, self.peer);
         }
-        let is_empty = http_body::Body::is_end_stream(request.body());
-        let begun = request.body_mut().begun();
+        let left = request.body().left();
         let answer = self.stack.call(request, self.peer);
         Box::pin(async move {
             let mut answer = answer.await?;
-            if is_empty || !begun.load(Ordering::Relaxed) {
+            let ends = match begun {
                 // The client was not told to go on. It may leave its body out now, or send it all
                 // the same; nobody can tell that body from the next request, so there must be no
                 // next request. Nor may there be where the body is empty: botocore takes what
                 // follows such an answer on its connection for a part of it.
+                Some(begun) if is_empty || !begun.load(Ordering::Relaxed) => true,
+                _ => left.ends_connection(),
+            };
+            if ends {
                 let close = HeaderValue::from_static("close");
                 answer.headers_mut().insert(header::CONNECTION, close);
             }

@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use super::unread::Left;
+
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -191,19 +193,36 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for GuardedIo<I> {
 /// A request's body that fails with [`Stalled`] where its client stands still.
 #[derive(Debug)]
 pub struct GuardedBody<B> {
-    body: B,
+    /// None after its end, and while it is dropped.
+    body: Option<B>,
     timer: StallTimer,
     /// Told when the body is first asked for, where somebody wants to know.
     begun: Option<Arc<AtomicBool>>,
+    /// Where it goes when it is dropped before its end.
+    left: Left<B>,
 }
 
-impl<B> GuardedBody<B> {
+impl<B> Drop for GuardedBody<B> {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            self.left.put(body);
+        }
+    }
+}
+
+impl<B: Body> GuardedBody<B> {
     pub(super) fn new(body: B, stall: Duration) -> Self {
         Self {
-            body,
+            body: (!body.is_end_stream()).then_some(body),
             timer: StallTimer::new(stall),
             begun: None,
+            left: Left::default(),
         }
+    }
+
+    /// Where it will be if it is dropped before its end.
+    pub(super) fn left(&self) -> Left<B> {
+        self.left.clone()
     }
 
     /// Becomes true when the body is first asked for: that is when a client that sent
@@ -224,21 +243,28 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for GuardedBody<
         if let Some(begun) = self.begun.take() {
             begun.store(true, Ordering::Relaxed);
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+            let is_over = !matches!(frame, Some(Ok(_))) || body.is_end_stream();
+            self.body.take_if(|_| is_over);
             self.timer.stop();
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         ready!(self.timer.poll_expired(cx));
+        self.body = None;
         let limit = self.timer.limit;
         Poll::Ready(Some(Err(Stalled { limit }.into())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let body = self.body.as_ref();
+        body.map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

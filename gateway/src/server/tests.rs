@@ -249,6 +249,29 @@ async fn a_body_held_back_and_not_asked_for_ends_the_connection() {
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
 }
 
+#[tokio::test]
+async fn what_is_left_of_a_short_body_does_not_end_the_connection() {
+    let server = Running::plain().await;
+    let next = "GET /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let len_bytes = unread::MAX_SKIPPED_BYTES as usize;
+    let put = format!("PUT /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: {len_bytes}\r\n\r\n");
+    let answer = server.raw(&(put + &"x".repeat(len_bytes) + next)).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
+    let first = answer.split("refused").next().unwrap();
+    assert!(!first.contains("connection: close"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_long_body_ends_the_connection_and_the_answer_says_so() {
+    let server = Running::plain().await;
+    let len_bytes = unread::MAX_SKIPPED_BYTES as usize * 8;
+    let put = format!("PUT /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: {len_bytes}\r\n\r\n");
+    // The whole body is sent, as most clients do before they look for an answer.
+    let answer = server.raw(&(put + &"x".repeat(len_bytes))).await;
+    assert!(answer.contains("refused"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+}
+
 /// A self-signed certificate for localhost, served, and the client's trust in it.
 async fn tls_server(
     alpn: &[&[u8]],
