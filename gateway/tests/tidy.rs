@@ -163,6 +163,21 @@ const RULES: &[Rule] = &[
         signs: &["fuser::"],
     },
     Rule {
+        never: "does placement do more than think",
+        within: &["placement/src/"],
+        save: &[],
+        signs: &[
+            "tokio",
+            "async fn",
+            "std::fs",
+            "std::net",
+            "std::thread",
+            "std::time",
+            "rustix",
+            "fsstore::",
+        ],
+    },
+    Rule {
         never: "do the black-box tests import portico",
         within: &["compat-tests/"],
         save: &[],
