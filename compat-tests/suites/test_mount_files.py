@@ -16,20 +16,13 @@ import pytest
 
 from harness import fuse
 from harness.data import KIB, MIB, blob
+from harness.locks import holder, takes
 from harness.process import run
 from harness.tree import listed, seen_by_all_doors
 from harness.wait import until
 
 pytestmark = pytest.mark.tree
 OTHER = 1234
-
-HOLDER = """
-import fcntl, os, sys
-fd = os.open(sys.argv[1], os.O_RDWR)
-getattr(fcntl, sys.argv[2])(fd, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 MAPPER = """
 import mmap, sys
@@ -45,15 +38,6 @@ fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 for number in range(2000):
     os.write(fd, b"%s %04d\\n" % (sys.argv[2].encode(), number))
 """
-
-
-def holder(path, kind):
-    """A process that holds a lock until its stdin ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, path, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"held\n"
-    return process
 
 
 @pytest.mark.parametrize("kind", ["flock", "lockf"])
@@ -73,14 +57,6 @@ def test_lock_between_two_processes(place, kind):
         held.kill()
         held.wait(20)
         until("a killed process holds no lock", lambda: takes(lock, file))
-
-
-def takes(lock, file):
-    try:
-        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def test_fcntl_locks_of_ranges(place):

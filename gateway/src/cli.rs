@@ -133,7 +133,7 @@ pub fn main() -> ExitCode {
     let mut words = std::env::args_os();
     if mount::helper::is_called(words.next().as_deref()) {
         let outcome = match mount::helper::parse(words) {
-            Ok(Some(args)) => mount::run(args),
+            Ok(Some(args)) => mount::run_for_mount_8(args),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };

@@ -79,7 +79,10 @@ const RULES: &[Rule] = &[
             "gateway/src/errors.rs",
         ],
         // Mountpoints are its business; what is below them is not.
-        save: &["gateway/src/posix/mounting.rs"],
+        save: &[
+            "gateway/src/posix/mounting.rs",
+            "gateway/src/posix/mounting/",
+        ],
         signs: &[
             "fsstore::brick",
             "tokio::fs",

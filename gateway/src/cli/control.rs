@@ -2,19 +2,28 @@
 //! `DIR/.portico/control.sock`, which that process alone listens on.
 //!
 //! ```text
-//! guest: {"portico":1,"ask":{"mount":{"at":"/mnt","bucket":"photos","may_make_devices":false}}}
-//! host:  {"portico":1,"by":"serve","pid":17,"refused":null}
-//! guest: one byte, and with it the descriptor of /dev/fuse (SCM_RIGHTS)
+//! guest: {"portico":1,"ask":{"mount":{"at":"/mnt","bucket":"photos","may_make_devices":false}},
+//!         "attaches":true}
+//! host:  {"portico":1,"by":"serve","pid":17,"refused":null,"shares":true}
+//! host:  one byte, and with it a mount that stands nowhere (SCM_RIGHTS)
+//! guest: {"attached":{}}      the mount stands
 //! host:  {"mounted":"passthrough"}                           or {"failed":"…"}
+//! host:  {"again":{}}         and one byte with a mount that is to take the place of the one there
 //! host:  {"leaving":{}}       before it ends: the guest lets go of the mount
-//! host:  {"ended":{}}         once the mount is gone
+//! host:  {"ended":{}}         once the mount's file system is served no more
+//! guest: closes the socket once the mount is gone
 //! ```
+//!
+//! Where the host has no file system to share (`"shares":false`), or the guest may attach none or
+//! wants what the others have not, the mount is a file system of its own: instead of the second
+//! and third line the guest mounts and sends one byte, and with it the descriptor of /dev/fuse.
 //!
 //! A message is a line of JSON, of bounded length. Only the host's own user and root are heard;
 //! a guest trusts a host of its own user, or root's.
 
 pub(super) mod guest;
 pub(super) mod host;
+pub(super) mod places;
 
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -31,6 +40,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::posix::mounting::MountOptions;
+
 /// The version of the protocol; another one is refused.
 const VERSION: u32 = 1;
 /// The socket's name in the state's directory.
@@ -45,6 +56,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Hello {
     portico: u32,
     ask: Ask,
+    /// Whether it can attach a mount that the host made.
+    #[serde(default)]
+    attaches: bool,
 }
 
 /// What a guest wants.
@@ -65,6 +79,14 @@ pub(super) struct Wish {
     pub(super) may_make_devices: bool,
 }
 
+impl Wish {
+    /// Whether a mount of the file system that all share would do: nobody makes devices through
+    /// that one, and everybody may come in.
+    fn can_share(&self, options: &MountOptions) -> bool {
+        options.allow_other && !self.may_make_devices
+    }
+}
+
 /// Who has a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,6 +104,16 @@ struct Welcome {
     by: HostKind,
     pid: u32,
     refused: Option<String>,
+    /// Whether it sends a mount of the file system that all share.
+    #[serde(default)]
+    shares: bool,
+}
+
+/// What a guest says of a mount that it was sent.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reply {
+    Attached {},
 }
 
 /// What a host says of a mount.
@@ -90,6 +122,7 @@ struct Welcome {
 enum Word {
     Mounted(String),
     Failed(String),
+    Again {},
     Leaving {},
     Ended {},
 }
@@ -188,12 +221,10 @@ fn receive_descriptor(stream: &UnixStream) -> Result<OwnedFd, Error> {
     let mut parts = [IoSliceMut::new(&mut byte)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(
-        stream.as_fd(),
-        &mut parts,
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    if recvmsg(stream.as_fd(), &mut parts, &mut ancillary, flags)?.bytes == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
     let found = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
@@ -215,6 +246,7 @@ mod tests {
                 bucket: Some("b".to_owned()),
                 may_make_devices: false,
             }),
+            attaches: true,
         };
         say(&one, &hello).unwrap();
         let (reader, mut writer) = std::io::pipe().unwrap();

@@ -31,7 +31,8 @@ pub(super) struct MountArgs {
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
     /// Options as for mount(8), separated by commas: ro, noexec, nosuid, nodev, noatime,
-    /// allow_other (the default for root), devices (they can be made), config=FILE. Words of
+    /// allow_other (the default for root), devices (they can be made; such a mount shares no locks
+    /// with the others of its tree), config=FILE. Words of
     /// /etc/fstab that are for others (defaults, nofail, _netdev, x-…) are accepted
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -78,6 +79,19 @@ struct Plan {
     options: MountOptions,
     json: bool,
     is_detached: bool,
+}
+
+/// Runs `mount.portico`. Nothing is done for a bucket that is mounted there already: `mount -a`
+/// passes over what stands by its source, and a bucket's mount shows its tree as source.
+pub(super) fn run_for_mount_8(args: MountArgs) -> Result<(), CommandError> {
+    let plan = args.plan()?;
+    let source = plan.layout.dir().display().to_string();
+    if let Some(bucket) = &plan.wish.bucket
+        && mounting::is_bucket_of(&source, bucket, &plan.wish.at)?
+    {
+        return Ok(());
+    }
+    run(args)
 }
 
 /// Runs `portico mount`.

@@ -5,12 +5,15 @@
 //! - [`fuse`]: the kernel's protocol, by the crate fuser; translates, decides nothing
 //! - [`telling`]: what others change, told to the kernel
 //! - [`sessions`]: the mounts that a process serves, from their beginning to their end
+//! - [`shared`]: the one file system that a volume's mounts are clones of
 //! - [`mounting`]: mountpoints: mount, unmount, and whether one is dead
 //!
 //! The kernel checks permissions (`default_permissions`), and remembers names and attributes for
 //! a day: what others change is told to it exactly ([`telling`]), after the change and
-//! before its author is answered. Two mounts of one volume are not told of each other; with more
-//! than one, nothing is remembered.
+//! before its author is answered. All mounts of a volume are one file system to it, where it may
+//! be had: so it knows what they do, and locks hold among them. Else each is
+//! a file system of its own; these are not told of each other, and with more than one nothing is
+//! remembered.
 
 pub mod backings;
 pub mod fs;
@@ -19,4 +22,5 @@ pub mod handles;
 pub mod mounting;
 pub mod nodes;
 pub mod sessions;
+pub mod shared;
 pub mod telling;

@@ -1,7 +1,12 @@
 //! Mountpoints: mounting, unmounting, and finding one whose server is gone.
 //!
-//! As root by mount(2); as a user by `fusermount3`, which may. This file touches paths on disk:
-//! the mountpoint's, and nothing below it.
+//! As root by mount(2), or as one of several mounts of a file system ([`clones`]); as a user by
+//! `fusermount3`, which may. Only the mountpoint's path is touched, and nothing below it.
+
+mod anchor;
+mod attr;
+mod clones;
+mod table;
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -16,6 +21,10 @@ use rustix::fs::{Mode, OFlags, statfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount as mount_at, unmount as unmount_at};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+pub use self::anchor::Anchor;
+pub use self::clones::LooseMount;
+pub use self::table::{MountId, Waited, Watched, is_bucket_of, is_ours, ours};
 
 /// The program that mounts for users. Source: fusermount3(1).
 const HELPER: &str = "fusermount3";
@@ -41,6 +50,14 @@ pub struct MountOptions {
     pub allow_other: bool,
 }
 
+/// Whether an error says that this process, or this kernel, is not one to do it at all.
+pub fn may_not(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported
+    )
+}
+
 /// Mounts, and gives the device by which the mount is served. Its first request waits there.
 /// Errors: those of mount(2); what `fusermount3` said.
 pub fn mount(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {
@@ -60,10 +77,7 @@ pub fn can_open_device() -> bool {
 }
 
 fn mount_directly(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")?;
+    let device = open_device()?;
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
@@ -177,57 +191,6 @@ pub fn standing(at: &Path) -> Result<Standing, Error> {
     Ok(Standing::Free)
 }
 
-/// Which mount it is: its number, which no other has while it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountId(Vec<u8>);
-
-/// True where the uppermost mount at `at` is one of portico, dead or alive. Asks no mount.
-pub fn is_ours(at: &Path) -> Result<bool, Error> {
-    Ok(ours(at)?.is_some())
-}
-
-/// The uppermost mount at `at`, where it is one of portico, dead or alive. Asks no mount.
-pub fn ours(at: &Path) -> Result<Option<MountId>, Error> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let kind = format!("fuse.{SUBTYPE}");
-    let found = uppermost(&table, at).filter(|(_, found)| *found == kind.as_bytes());
-    Ok(found.map(|(id, _)| MountId(id.to_vec())))
-}
-
-/// The number and type of the uppermost mount at a place. Source: proc_pid_mountinfo(5).
-fn uppermost<'a>(table: &'a [u8], at: &Path) -> Option<(&'a [u8], &'a [u8])> {
-    let lines = table.rsplit(|byte| *byte == b'\n');
-    let mut at_place = lines.filter_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let id = fields.next()?;
-        let place = unescape(fields.nth(3)?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (place == at.as_os_str().as_encoded_bytes()).then_some((id, kind))
-    });
-    at_place.next()
-}
-
-/// Undoes the table's `\040` and its like.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..3).filter(|_| *first == b'\\');
-        let octal = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    plain
-}
-
 /// A mountpoint's path without links and dots, though a dead mount stand there.
 pub fn absolute(at: &Path) -> Result<PathBuf, Error> {
     match at.canonicalize() {
@@ -298,21 +261,6 @@ fn by_helper(at: &Path, flags: &[&str]) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    const TABLE: &[u8] = b"\
-29 1 254:0 / / rw - ext4 /dev/root rw
-30 29 0:40 / /mnt/a\\040b rw shared:1 - fuse.portico main rw
-31 29 0:41 / /mnt/c rw - fuse.portico main rw
-32 31 0:42 / /mnt/c rw - tmpfs none rw
-";
-
-    #[test]
-    fn the_uppermost_mount_counts() {
-        let at = |path| uppermost(TABLE, Path::new(path));
-        assert_eq!(at("/mnt/a b"), Some((&b"30"[..], &b"fuse.portico"[..])));
-        assert_eq!(at("/mnt/c"), Some((&b"32"[..], &b"tmpfs"[..])));
-        assert_eq!(at("/mnt"), None);
-    }
-
     #[test]
     fn a_plain_directory_is_free_and_a_file_is_no_mountpoint() {
         let dir = tempfile::tempdir().unwrap();
@@ -325,10 +273,5 @@ mod tests {
         );
         let nowhere = standing(&dir.path().join("x")).unwrap_err();
         assert_eq!(nowhere.kind(), ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn escapes_of_the_table_are_undone() {
-        assert_eq!(unescape(b"a\\040b\\134c\\"), b"a b\\c\\");
     }
 }

@@ -1,7 +1,8 @@
 //! The mounts that a process serves: begun, counted, waited for.
 //!
-//! A change made through a mount is not told to any mount: its own kernel knows. So as soon as a
-//! volume has two, none may remember anything, and what was remembered is forgotten.
+//! A change made through a mount is not told to any session: its own kernel knows. So as soon as
+//! a volume has two, none may remember anything, and what was remembered is forgotten. Mounts that
+//! share a file system have one session.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -171,6 +172,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Its number, which no other session of the volume has had.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// How its bytes travel.
     pub fn data_path(&self) -> DataPath {
         let running = self.running.as_ref();

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod processes;
+mod shared;
 
 use std::cell::RefCell;
 use std::fs;
@@ -59,8 +60,9 @@ fn a_server_that_ends_in_order_leaves_the_mount_to_the_next_too() {
     let server = place.serve();
     let mount = place.mount(&[]);
     fs::create_dir(place.at().join("bucket")).unwrap();
-    server.signal(Signal::TERM);
-    until("the mount is dead", || is_dead(&place));
+    let pid = server.pid();
+    server.ends_after(|| processes::send(pid, Signal::TERM));
+    assert!(is_dead(&place));
     let _next = place.serve();
     until("the mount stands again", || {
         place.at().join("bucket").is_dir()

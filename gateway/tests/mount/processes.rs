@@ -61,7 +61,12 @@ impl Place {
 
     /// Another mountpoint for the same tree.
     pub fn other(&self) -> Self {
-        let at = self.dir.path().join("other");
+        self.another("other")
+    }
+
+    /// One more, of this name.
+    pub fn another(&self, name: &str) -> Self {
+        let at = self.dir.path().join(name);
         fs::create_dir(&at).unwrap();
         Self {
             dir: Rc::clone(&self.dir),
@@ -81,10 +86,26 @@ impl Place {
         &self.at
     }
 
-    pub fn is_mounted(&self) -> bool {
+    fn lines(&self) -> Vec<String> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let at = self.at.to_str().unwrap();
-        table.lines().any(|line| line.split(' ').nth(4) == Some(at))
+        let lines = table.lines();
+        let here = lines.filter(|line| line.split(' ').nth(4) == Some(at));
+        here.map(str::to_owned).collect()
+    }
+
+    /// What the kernel's table says of the mount here.
+    pub fn line(&self) -> String {
+        self.lines().pop().unwrap()
+    }
+
+    /// How many mounts are here, one over the other.
+    pub fn mount_count(&self) -> usize {
+        self.lines().len()
+    }
+
+    pub fn is_mounted(&self) -> bool {
+        self.mount_count() > 0
     }
 
     pub fn unmount(&self) {

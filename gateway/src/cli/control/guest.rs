@@ -3,15 +3,16 @@
 use std::io::{Error, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    Ask, Hello, HostKind, VERSION, Welcome, Wish, Word, check_peer, connect, hear_next, say,
-    send_descriptor,
+    Ask, Hello, HostKind, Reply, VERSION, Welcome, Wish, Word, check_peer, connect, hear_next,
+    receive_descriptor, say, send_descriptor,
 };
 use crate::cli::CommandError;
-use crate::cli::control::host::mount_anew;
-use crate::posix::mounting::{self, MountId, MountOptions};
+use crate::cli::control::places::{is_still_there, make_room, mount_anew, mount_failed};
+use crate::posix::mounting::{self, LooseMount, MountId, MountOptions, Waited, Watched};
 
 /// A mount that a host serves.
 #[derive(Debug)]
@@ -22,9 +23,13 @@ pub(crate) struct Joined {
     pub(crate) pid: u32,
     /// How bytes travel.
     pub(crate) data: String,
-    /// Which one it is.
-    pub(crate) id: MountId,
+    at: PathBuf,
+    options: MountOptions,
+    /// Which mount it was at first.
+    id: MountId,
     stream: UnixStream,
+    /// The mount, where its end is not the end of its file system.
+    shared: Mutex<Option<Arc<Watched>>>,
 }
 
 /// How a host's last word ended a mount.
@@ -52,10 +57,7 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Self::Nobody,
-            // A host that ends in the middle is as good as none.
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-                Self::Nobody
-            }
+            kind if is_end_of_host(kind) => Self::Nobody,
             _ => Self::Refused(CommandError::new(format!(
                 "the server does not answer: {error}"
             ))),
@@ -66,38 +68,67 @@ impl From<Error> for Refusal {
 /// Asks the host of a tree to serve a mount, and mounts. What stands dead there is taken away
 /// first, and not before the host has agreed.
 pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<Joined, Refusal> {
+    let attaches = wish.can_share(options) && rustix::process::geteuid().is_root();
+    match agree(state, options, wish, attaches)? {
+        Some(joined) => Ok(joined),
+        // It may not attach: it mounts a file system of its own, perhaps by the helper.
+        None => agree(state, options, wish, false)?.ok_or(Refusal::Nobody),
+    }
+}
+
+/// Agrees with the host; none where this process may not attach what it was sent.
+fn agree(
+    state: &Path,
+    options: &MountOptions,
+    wish: &Wish,
+    attaches: bool,
+) -> Result<Option<Joined>, Refusal> {
+    let at = &wish.at;
     let stream = connect(state)?;
     trust(&stream)?;
     let hello = Hello {
         portico: VERSION,
         ask: Ask::Mount(wish.clone()),
+        attaches,
     };
     say(&stream, &hello)?;
     let welcome: Welcome = hear_next(&stream)?;
     if let Some(reason) = welcome.refused {
         return Err(Refusal::Refused(CommandError::new(reason)));
     }
-    let (device, id) = mount_anew(&wish.at, options).map_err(Refusal::Refused)?;
-    let agreed = send_descriptor(&stream, device.as_fd())
-        .and_then(|()| hear_next(&stream))
-        .map_err(Refusal::from)
-        .inspect_err(|refusal| {
-            // A host that died leaves the mount dead: who writes there is not led into the bare
-            // directory below, and the next attempt takes it away.
-            if matches!(refusal, Refusal::Refused(_)) {
-                let _ = mounting::detach(&wish.at);
+    let (shared, id) = if welcome.shares {
+        let mount = LooseMount::received(receive_descriptor(&stream)?);
+        make_room(at).map_err(Refusal::Refused)?;
+        match mount.attach(at, options) {
+            Ok(watched) => {
+                let id = watched.id();
+                (Some(watched), id)
             }
-        })?;
+            Err(error) if mounting::may_not(&error) => return Ok(None),
+            Err(error) => return Err(Refusal::Refused(mount_failed(at, &error))),
+        }
+    } else {
+        let (device, id) = mount_anew(at, options).map_err(Refusal::Refused)?;
+        send_descriptor(&stream, device.as_fd()).inspect_err(|error| let_go(at, error))?;
+        (None, id)
+    };
+    if shared.is_some() {
+        say(&stream, &Reply::Attached {}).inspect_err(|error| let_go(at, error))?;
+    }
+    let agreed = hear_next(&stream).inspect_err(|error| let_go(at, error))?;
     match agreed {
-        Word::Mounted(data) => Ok(Joined {
+        Word::Mounted(data) => Ok(Some(Joined {
             by: welcome.by,
             pid: welcome.pid,
             data,
+            at: at.clone(),
+            options: options.clone(),
             id,
             stream,
-        }),
+            shared: Mutex::new(shared.map(Arc::new)),
+        })),
         word => {
-            let _ = mounting::detach(&wish.at);
+            detach(at);
             let reason = match word {
                 Word::Failed(reason) => reason,
                 _ => "the server does not want it any more".to_owned(),
@@ -119,28 +150,87 @@ fn trust(stream: &UnixStream) -> Result<(), Refusal> {
     })
 }
 
+/// Takes a mount away that was not agreed on. But a host that died leaves it dead: who writes there
+/// is not led into the bare directory below, and the next attempt takes it away.
+fn let_go(at: &Path, error: &Error) {
+    if !is_end_of_host(error.kind()) {
+        detach(at);
+    }
+}
+
+/// A host that ends in the middle is as good as none.
+fn is_end_of_host(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
+}
+
+fn detach(at: &Path) {
+    if let Err(error) = mounting::detach(at) {
+        tracing::debug!(%error, at = %at.display(), "the mount is left");
+    }
+}
+
 impl Joined {
-    /// Waits for the host's next word.
+    /// Which mount it is.
+    pub(crate) fn id(&self) -> MountId {
+        self.shared().map_or(self.id, |mount| mount.id())
+    }
+
+    fn shared(&self) -> Option<Arc<Watched>> {
+        let shared = self.shared.lock();
+        shared.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for the host's next word, or for the end of the mount.
     pub(crate) fn wait(&self) -> Parting {
         if let Err(error) = self.stream.set_read_timeout(None) {
             tracing::debug!(%error, "cannot wait without a limit");
         }
-        match hear_next(&self.stream) {
-            Ok(Word::Ended {}) => Parting::Ended,
-            Ok(Word::Leaving {}) => Parting::Leaving,
-            Ok(word) => {
-                tracing::debug!(?word, "an unexpected word of the server");
-                Parting::Lost
+        loop {
+            let shared = self.shared();
+            if let Some(mount) = &shared {
+                match mount.wait(self.stream.as_fd(), None) {
+                    Ok(Waited::Gone) => return Parting::Ended,
+                    Ok(Waited::Else | Waited::Nothing) => {}
+                    Err(error) => tracing::warn!(%error, "the mount is not watched"),
+                }
             }
-            Err(_) => Parting::Lost,
+            let word = hear_next(&self.stream);
+            match (word, shared) {
+                // Others share the file system, and someone has ended it by force.
+                (Ok(Word::Ended {}), Some(mount)) if is_still_there(&mount) => {
+                    return Parting::Lost;
+                }
+                (Ok(Word::Ended {}), _) => return Parting::Ended,
+                (Ok(Word::Leaving {}), _) => return Parting::Leaving,
+                (Ok(Word::Again {}), Some(mount)) => {
+                    if let Err(error) = self.renew(&mount) {
+                        tracing::warn!(%error, "the mount shows a bucket that is gone");
+                    }
+                }
+                (Ok(word), _) => {
+                    tracing::debug!(?word, "an unexpected word of the server");
+                    return Parting::Lost;
+                }
+                (Err(_), _) => return Parting::Lost,
+            }
         }
+    }
+
+    /// Puts the mount that the host sends in the place of the one that stands.
+    fn renew(&self, mount: &Watched) -> Result<(), Error> {
+        let again = LooseMount::received(receive_descriptor(&self.stream)?);
+        let again = again.replace(&self.at, &self.options, mount)?;
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        *shared = Some(Arc::new(again));
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use rustix::fs::Mode;
     use rustix::process::{Uid, geteuid};
 

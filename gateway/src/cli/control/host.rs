@@ -1,25 +1,31 @@
 //! The side that has the tree: it serves its guests' mounts and its own.
 
+mod own;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{Error, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fsstore::files::{FilePath, Files};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat, major, minor};
 
 use super::{
-    Ask, Hello, HostKind, VERSION, Welcome, Wish, Word, be_patient, check_peer, hear_next, listen,
-    receive_descriptor, say,
+    Ask, Hello, HostKind, Reply, VERSION, Welcome, Wish, Word, be_patient, check_peer, hear_next,
+    listen, receive_descriptor, say, send_descriptor,
 };
 use crate::cli::CommandError;
-use crate::posix::mounting::{self, MountId, MountOptions, Standing};
+use crate::cli::control::places::end_mount;
+use crate::cli::layout::Layout;
+use crate::posix::mounting::{self, LooseMount, MountId, Watched};
 use crate::posix::sessions::{DataPath, Session, Sessions, Terms};
+use crate::posix::shared::{Share, SharedTree};
 
 /// Most guests at once.
 const MAX_GUESTS: usize = 256;
@@ -27,6 +33,8 @@ const MAX_GUESTS: usize = 256;
 const FUSE_DEVICE: (u32, u32) = (10, 229);
 /// How long guests get to let go of their mounts when the host ends.
 const PARTING: Duration = Duration::from_secs(5);
+/// How often it is looked whether a bucket that is mounted was made again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves mounts. Clones share it.
 pub(crate) struct Host<V> {
@@ -45,6 +53,7 @@ struct Inner<V> {
     kind: HostKind,
     volume: Arc<V>,
     sessions: Sessions<V>,
+    shared: SharedTree<V>,
     is_leaving: AtomicBool,
     guest_count: AtomicUsize,
     next: AtomicU64,
@@ -56,6 +65,21 @@ struct Inner<V> {
 struct Guest {
     stream: UnixStream,
     at: PathBuf,
+    /// The mount, where others share its file system.
+    shared: Option<Watched>,
+    /// Whether its process is gone and the mount stands on.
+    is_left: bool,
+}
+
+impl Guest {
+    /// Whether the mount stands where it was wanted, as far as this process sees that place.
+    fn stands(&self) -> bool {
+        let stands = match &self.shared {
+            Some(mount) => mount.is_uppermost(),
+            None => mounting::is_ours(&self.at),
+        };
+        stands.unwrap_or(false)
+    }
 }
 
 impl<V> Inner<V> {
@@ -70,15 +94,22 @@ impl<V> Inner<V> {
 
 impl<V: Files> Host<V> {
     /// Listens in the tree's state directory. The caller has the tree's lock.
-    pub(crate) fn open(state: &Path, volume: Arc<V>, kind: HostKind) -> Result<Self, CommandError> {
-        let listener = listen(state).map_err(|error| {
-            let shown = state.display();
+    pub(crate) fn open(
+        layout: &Layout,
+        volume: Arc<V>,
+        kind: HostKind,
+    ) -> Result<Self, CommandError> {
+        let listener = listen(&layout.state()).map_err(|error| {
+            let shown = layout.state().display().to_string();
             CommandError::new(format!("cannot listen for mounts in {shown}: {error}"))
         })?;
+        let source = layout.dir().canonicalize()?.display().to_string();
+        let sessions = Sessions::new(Arc::clone(&volume));
         let host = Self {
             inner: Arc::new(Inner {
                 kind,
-                sessions: Sessions::new(Arc::clone(&volume)),
+                shared: SharedTree::new(source, sessions.clone()),
+                sessions,
                 volume,
                 is_leaving: AtomicBool::new(false),
                 guest_count: AtomicUsize::new(0),
@@ -127,47 +158,140 @@ impl<V: Files> Host<V> {
         check_peer(stream)?;
         be_patient(stream)?;
         let hello: Hello = hear_next(stream)?;
-        if self.inner.is_leaving.load(Ordering::Relaxed) {
+        if self.is_leaving() {
             // As if nobody had listened: the guest asks who comes next.
             return Ok(());
         }
-        let refused = self.refusal(&hello);
+        let mut refused = self.refusal(&hello);
+        let Ask::Mount(wish) = hello.ask;
+        let mut shared = None;
+        if refused.is_none() && hello.attaches && !wish.may_make_devices {
+            match self.share(&wish) {
+                Ok(found) => shared = found,
+                Err(error) => refused = Some(error.to_string()),
+            }
+        }
         let is_refused = refused.is_some();
         let welcome = Welcome {
             portico: VERSION,
             by: self.inner.kind,
             pid: std::process::id(),
             refused,
+            shares: shared.is_some(),
         };
         say(stream, &welcome)?;
-        if is_refused {
-            return Ok(());
+        match shared {
+            _ if is_refused => Ok(()),
+            Some((mount, share)) => self.attend_shared(stream, &wish, mount, share),
+            None => self.attend_own(stream, &wish),
         }
-        let Ask::Mount(wish) = hello.ask;
+    }
+
+    /// Serves a guest's mount of the file system that all share, as long as the guest watches it.
+    fn attend_shared(
+        &self,
+        stream: &UnixStream,
+        wish: &Wish,
+        mount: LooseMount,
+        mut share: Share,
+    ) -> Result<(), Error> {
+        let watched = mount.watch(&wish.at)?;
+        send_descriptor(stream, mount.as_fd())?;
+        // Held, it would keep the guest's from being unmounted.
+        drop(mount);
+        let Reply::Attached {} = hear_next(stream)?;
+        let number = self.welcome(stream, wish, Some(watched), share.data_path())?;
+        let parted = self.renew_until_parted(stream, wish, &mut share, number);
+        self.part(number);
+        parted?;
+        // A guest that is gone does not hear it.
+        let _ = say(stream, &Word::Ended {});
+        Ok(())
+    }
+
+    /// Waits until the guest is gone or the file system has ended. Meanwhile, where a bucket that
+    /// is mounted is made again, the guest is sent a mount of the new one.
+    fn renew_until_parted(
+        &self,
+        stream: &UnixStream,
+        wish: &Wish,
+        share: &mut Share,
+        number: u64,
+    ) -> Result<(), Error> {
+        let interval = Timespec::try_from(LOOK_INTERVAL).map_err(|_| ErrorKind::InvalidInput)?;
+        let longest = share.may_be_renewed().then_some(interval);
+        loop {
+            let mut watched = [
+                PollFd::new(stream, PollFlags::IN),
+                PollFd::from_borrowed_fd(share.ended(), PollFlags::IN),
+            ];
+            let count = rustix::io::retry_on_intr(|| poll(&mut watched, longest.as_ref()))?;
+            if count > 0 {
+                return Ok(());
+            }
+            if let Some(mount) = share.renewed()? {
+                let watched = mount.watch(&wish.at)?;
+                if let Some(guest) = self.inner.guests().get_mut(&number) {
+                    guest.shared = Some(watched);
+                }
+                say(stream, &Word::Again {})?;
+                send_descriptor(stream, mount.as_fd())?;
+            }
+        }
+    }
+
+    /// Serves a guest's mount that is a file system of its own.
+    fn attend_own(&self, stream: &UnixStream, wish: &Wish) -> Result<(), Error> {
         let device = receive_descriptor(stream)?;
-        let guest = Guest {
-            stream: stream.try_clone()?,
-            at: wish.at.clone(),
-        };
-        let started = check_device(device).and_then(|device| self.start(&wish, device));
+        let started = check_device(device).and_then(|device| self.start(wish, device));
         let session = match started {
             Ok(session) => session,
             Err(error) => return say(stream, &Word::Failed(error.to_string())),
         };
-        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        self.inner.guests().insert(number, guest);
-        tracing::info!(
-            bucket = wish.bucket,
-            data = name(session.data_path()),
-            "a mount joined"
-        );
-        let _ = say(stream, &Word::Mounted(name(session.data_path()).to_owned()));
+        let number = self.welcome(stream, wish, None, session.data_path())?;
         if let Err(error) = session.join() {
             tracing::warn!(%error, "a mount ended badly");
         }
         self.inner.guests().remove(&number);
         let _ = say(stream, &Word::Ended {});
         Ok(())
+    }
+
+    /// Notes a guest whose mount stands, and tells it so. Gives its number.
+    fn welcome(
+        &self,
+        stream: &UnixStream,
+        wish: &Wish,
+        shared: Option<Watched>,
+        data_path: DataPath,
+    ) -> Result<u64, Error> {
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let guest = Guest {
+            stream: stream.try_clone()?,
+            at: wish.at.clone(),
+            shared,
+            is_left: false,
+        };
+        self.inner.guests().insert(number, guest);
+        let data = name(data_path);
+        tracing::info!(bucket = wish.bucket, data, "a mount joined");
+        let _ = say(stream, &Word::Mounted(data.to_owned()));
+        Ok(number)
+    }
+
+    /// Lets a guest go that shared. A mount whose watcher was killed stands on, and is ended when
+    /// this process leaves.
+    fn part(&self, number: u64) {
+        let mut guests = self.inner.guests();
+        if let Some(guest) = guests.get_mut(&number) {
+            guest.is_left = true;
+        }
+        guests.retain(|_, guest| !guest.is_left || guest.stands());
+    }
+
+    fn share(&self, wish: &Wish) -> Result<Option<(LooseMount, Share)>, Error> {
+        let bucket = wish.bucket.as_ref().map(OsStr::new);
+        self.inner.shared.share(bucket)
     }
 
     /// Why a guest is sent away; none where it is welcome.
@@ -201,36 +325,14 @@ impl<V: Files> Host<V> {
         self.inner.sessions.start(terms, device)
     }
 
-    /// Mounts in this process. `ended` is called once the mount is gone.
-    pub(crate) fn mount(
-        &self,
-        options: &MountOptions,
-        wish: &Wish,
-        ended: impl FnOnce() + Send + 'static,
-    ) -> Result<DataPath, CommandError> {
-        self.base(wish)?;
-        let at = &wish.at;
-        let (device, id) = mount_anew(at, options)?;
-        let started = self.start(wish, device).map_err(CommandError::from);
-        let session = started.inspect_err(|_| {
-            let _ = mounting::detach(at);
-        })?;
-        let data_path = session.data_path();
-        self.inner.own().push((at.clone(), id.clone()));
-        let inner = Arc::clone(&self.inner);
-        spawn("mounted", move || {
-            if let Err(error) = session.join() {
-                tracing::warn!(%error, "a mount ended badly");
-            }
-            inner.own().retain(|(_, other)| *other != id);
-            ended();
-        })?;
-        Ok(data_path)
+    fn is_leaving(&self) -> bool {
+        self.inner.is_leaving.load(Ordering::Relaxed)
     }
 
-    /// How many mounts are served.
-    pub(crate) fn count(&self) -> usize {
-        self.inner.sessions.count()
+    /// Whether there is a mount to serve: one that someone watches, or one that was left.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.inner.shared.release_unused();
+        self.inner.sessions.count() > 0
     }
 
     /// Ends all mounts: its own are unmounted, guests let go of theirs. Waits a bounded time;
@@ -239,60 +341,23 @@ impl<V: Files> Host<V> {
         self.inner.is_leaving.store(true, Ordering::Relaxed);
         let own = self.inner.own().clone();
         for (at, id) in own {
-            end_mount(&at, &id);
+            end_mount(&at, id);
         }
         for guest in self.inner.guests().values() {
             let has_gone = say(&guest.stream, &Word::Leaving {}).is_err();
-            if has_gone && mounting::is_ours(&guest.at).unwrap_or(false) {
+            if has_gone && guest.stands() {
                 // Nobody watches it: what its guest would do is done here.
                 if let Err(error) = mounting::abort(&guest.at) {
                     tracing::debug!(%error, at = %guest.at.display(), "cannot end a mount");
                 }
             }
         }
+        self.inner.shared.release();
         match self.inner.sessions.wait(PARTING) {
             0 => {}
             left => tracing::warn!("{left} mounts are still in use; they end with the server"),
         }
         self.inner.sessions.close();
-    }
-}
-
-/// Mounts where nothing or a dead mount stands. Errors: a mount of portico stands there.
-pub(crate) fn mount_anew(
-    at: &Path,
-    options: &MountOptions,
-) -> Result<(OwnedFd, MountId), CommandError> {
-    let failed = |error: Error| {
-        let shown = at.display();
-        CommandError::new(format!("cannot mount at {shown}: {error}"))
-    };
-    match mounting::standing(at).map_err(failed)? {
-        Standing::Free => {}
-        Standing::Dead => mounting::detach(at).map_err(failed)?,
-        Standing::Alive => {
-            let shown = at.display();
-            return Err(CommandError::new(format!("{shown} is mounted already")));
-        }
-    }
-    let device = mounting::mount(at, options).map_err(failed)?;
-    let id = mounting::ours(at).and_then(|id| id.ok_or_else(|| ErrorKind::NotFound.into()));
-    Ok((device, id.map_err(failed)?))
-}
-
-/// Unmounts; where it is in use, takes it out of the tree. What others have mounted upon it, or
-/// in its place, is left alone, and the mount with it.
-pub(crate) fn end_mount(at: &Path, id: &MountId) {
-    if !matches!(mounting::ours(at), Ok(Some(found)) if found == *id) {
-        tracing::warn!(at = %at.display(), "another mount stands there; it is left");
-        return;
-    }
-    let ended = mounting::unmount(at).or_else(|error| {
-        tracing::debug!(%error, at = %at.display(), "cannot unmount");
-        mounting::detach(at)
-    });
-    if let Err(error) = ended {
-        tracing::warn!(%error, at = %at.display(), "the mount is left");
     }
 }
 

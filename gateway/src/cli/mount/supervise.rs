@@ -13,7 +13,8 @@ use super::{Plan, daemon};
 use crate::cli::CommandError;
 use crate::cli::control::HostKind;
 use crate::cli::control::guest::{Joined, Parting, Refusal, join};
-use crate::cli::control::host::{Host, end_mount, name};
+use crate::cli::control::host::{Host, name};
+use crate::cli::control::places::end_mount;
 use crate::cli::layout::TreeLock;
 use crate::cli::print::Answer;
 use crate::cli::serve::{brick_options, raise_descriptor_limit};
@@ -130,7 +131,7 @@ fn clear(plan: &Plan) {
     if is_dead(plan)
         && let Ok(Some(id)) = mounting::ours(&plan.wish.at)
     {
-        end_mount(&plan.wish.at, &id);
+        end_mount(&plan.wish.at, id);
     }
 }
 
@@ -154,7 +155,7 @@ async fn watch(plan: &Plan, joined: Joined, signals: &mut Signals) -> Next {
         let parting = tokio::select! {
             word = &mut word => word.unwrap_or(Parting::Lost),
             () = signals.recv() => {
-                tokio::task::block_in_place(|| end_mount(&plan.wish.at, &joined.id));
+                tokio::task::block_in_place(|| end_mount(&plan.wish.at, joined.id()));
                 // Who has files open keeps the session; the server serves them to their end.
                 let _ = tokio::time::timeout(PARTING, word).await;
                 return Next::Done;
@@ -186,11 +187,7 @@ async fn serve_here(
 ) -> Result<(), CommandError> {
     raise_descriptor_limit();
     let brick = Brick::open(brick_options(&plan.layout, &plan.config)).await?;
-    let host = Host::open(
-        &plan.layout.state(),
-        Arc::new(brick.clone()),
-        HostKind::Mount,
-    )?;
+    let host = Host::open(&plan.layout, Arc::new(brick.clone()), HostKind::Mount)?;
     let (sender, mut ended) = oneshot::channel();
     let mounted = tokio::task::block_in_place(|| {
         host.mount(&plan.options, &plan.wish, move || {
@@ -212,7 +209,7 @@ async fn serve_here(
         () = signals.recv() => tokio::task::block_in_place(|| host.leave()),
     }
     // Mounts that joined this one are served to their end, unless this process is told to end.
-    while host.count() > 0 {
+    while host.is_in_use() {
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             () = signals.recv() => {

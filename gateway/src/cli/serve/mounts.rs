@@ -18,7 +18,7 @@ pub(super) fn begin<V: Files>(
     volume: Arc<V>,
 ) -> Result<Host<V>, CommandError> {
     let layout = &prepared.layout;
-    let host = Host::open(&layout.state(), volume, HostKind::Serve)?;
+    let host = Host::open(layout, volume, HostKind::Serve)?;
     for word in &prepared.config.mount {
         let (at, bucket) = place(word);
         let at = mountpoint(Path::new(at), layout).inspect_err(|_| host.leave())?;

@@ -1,0 +1,149 @@
+//! The mounts that the host makes itself.
+
+use fsstore::files::Files;
+
+use super::{Host, LOOK_INTERVAL, spawn};
+use crate::cli::CommandError;
+use crate::cli::control::Wish;
+use crate::cli::control::places::{is_still_there, make_room, mount_anew, mount_failed};
+use crate::posix::mounting::{self, MountId, MountOptions, Waited, Watched};
+use crate::posix::sessions::{DataPath, Session};
+use crate::posix::shared::Share;
+
+/// A mount that shares its file system with others, and how it is made.
+struct Kept {
+    options: MountOptions,
+    wish: Wish,
+    watched: Watched,
+    share: Share,
+}
+
+impl<V: Files> Host<V> {
+    /// Mounts in this process. `ended` is called once the mount is gone.
+    pub(crate) fn mount(
+        &self,
+        options: &MountOptions,
+        wish: &Wish,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> Result<DataPath, CommandError> {
+        self.base(wish)?;
+        let host = self.clone();
+        match self.mount_shared(options, wish)? {
+            Some((watched, share)) => {
+                let (mut id, data_path) = (watched.id(), share.data_path());
+                self.own(wish, id);
+                let kept = Kept {
+                    options: options.clone(),
+                    wish: wish.clone(),
+                    watched,
+                    share,
+                };
+                spawn("mounted", move || {
+                    host.keep(kept, &mut id);
+                    host.disown(id);
+                    ended();
+                })?;
+                Ok(data_path)
+            }
+            None => {
+                let (session, id) = self.mount_own(options, wish)?;
+                let data_path = session.data_path();
+                self.own(wish, id);
+                spawn("mounted", move || {
+                    if let Err(error) = session.join() {
+                        tracing::warn!(%error, "a mount ended badly");
+                    }
+                    host.disown(id);
+                    ended();
+                })?;
+                Ok(data_path)
+            }
+        }
+    }
+
+    fn own(&self, wish: &Wish, id: MountId) {
+        self.inner.own().push((wish.at.clone(), id));
+    }
+
+    fn disown(&self, id: MountId) {
+        self.inner.own().retain(|(_, other)| *other != id);
+    }
+
+    /// Mounts the file system that all share; none where that cannot be.
+    fn mount_shared(
+        &self,
+        options: &MountOptions,
+        wish: &Wish,
+    ) -> Result<Option<(Watched, Share)>, CommandError> {
+        if !wish.can_share(options) {
+            return Ok(None);
+        }
+        let Some((mount, share)) = self.share(wish)? else {
+            return Ok(None);
+        };
+        make_room(&wish.at)?;
+        match mount.attach(&wish.at, options) {
+            Ok(watched) => Ok(Some((watched, share))),
+            Err(error) if mounting::may_not(&error) => Ok(None),
+            Err(error) => Err(mount_failed(&wish.at, &error)),
+        }
+    }
+
+    /// Mounts a file system of its own.
+    fn mount_own(
+        &self,
+        options: &MountOptions,
+        wish: &Wish,
+    ) -> Result<(Session, MountId), CommandError> {
+        let (device, id) = mount_anew(&wish.at, options)?;
+        let started = self.start(wish, device).map_err(CommandError::from);
+        let session = started.inspect_err(|_| {
+            let _ = mounting::detach(&wish.at);
+        })?;
+        Ok((session, id))
+    }
+
+    /// Waits for the end of a mount. Where someone else's was ended by force, and this one with
+    /// it, or where its bucket was made again, it is made again.
+    fn keep(&self, mut kept: Kept, id: &mut MountId) {
+        let longest = kept.share.may_be_renewed().then_some(LOOK_INTERVAL);
+        loop {
+            let again = match kept.watched.wait(kept.share.ended(), longest) {
+                Ok(Waited::Gone) => return,
+                Ok(Waited::Nothing) => kept.renew(),
+                Ok(Waited::Else) if self.is_leaving() || !is_still_there(&kept.watched) => return,
+                Ok(Waited::Else) => self.revive(&mut kept),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = again {
+                tracing::warn!(error = error.text, "a mount is kept no more");
+                return;
+            }
+            let now = kept.watched.id();
+            if now != *id {
+                self.own(&kept.wish, now);
+                self.disown(*id);
+                *id = now;
+            }
+        }
+    }
+
+    /// Mounts anew what has ended.
+    fn revive(&self, kept: &mut Kept) -> Result<(), CommandError> {
+        let again = self.mount_shared(&kept.options, &kept.wish)?;
+        let (watched, share) =
+            again.ok_or_else(|| CommandError::new("it can be shared no more"))?;
+        (kept.watched, kept.share) = (watched, share);
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// Shows the bucket that stands by now where another one stood.
+    fn renew(&mut self) -> Result<(), CommandError> {
+        if let Some(mount) = self.share.renewed()? {
+            self.watched = mount.replace(&self.wish.at, &self.options, &self.watched)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! Mountpoints as guests and hosts treat them: what is taken away before a mount, and what may be
+//! taken away at its end.
+
+use std::io::{Error, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cli::CommandError;
+use crate::posix::mounting::{self, MountId, MountOptions, Standing, Watched};
+
+/// What umount(8) may take from ending a file system by force to taking the mount away.
+const FORCING: Duration = Duration::from_millis(300);
+
+/// Mounts where nothing or a dead mount stands. Errors: a mount of portico stands there.
+pub(crate) fn mount_anew(
+    at: &Path,
+    options: &MountOptions,
+) -> Result<(OwnedFd, MountId), CommandError> {
+    make_room(at)?;
+    let failed = |error| mount_failed(at, &error);
+    let device = mounting::mount(at, options).map_err(failed)?;
+    let id = mounting::ours(at).and_then(|id| id.ok_or_else(|| ErrorKind::NotFound.into()));
+    Ok((device, id.map_err(failed)?))
+}
+
+/// Takes a dead mount away. Errors: a mount of portico stands there; it is no directory.
+pub(crate) fn make_room(at: &Path) -> Result<(), CommandError> {
+    let failed = |error| mount_failed(at, &error);
+    match mounting::standing(at).map_err(failed)? {
+        Standing::Free => Ok(()),
+        Standing::Dead => mounting::detach(at).map_err(failed),
+        Standing::Alive => {
+            let shown = at.display();
+            Err(CommandError::new(format!("{shown} is mounted already")))
+        }
+    }
+}
+
+/// What people are told of a mount that cannot be made.
+pub(crate) fn mount_failed(at: &Path, error: &Error) -> CommandError {
+    let shown = at.display();
+    CommandError::new(format!("cannot mount at {shown}: {error}"))
+}
+
+/// Whether a mount stands though its file system has ended. With `umount -f` the one comes a
+/// moment after the other, and such a mount is not to come back.
+pub(crate) fn is_still_there(mount: &Watched) -> bool {
+    std::thread::sleep(FORCING);
+    mount.stands().unwrap_or(false)
+}
+
+/// Unmounts; where it is in use, takes it out of the tree. What others have mounted upon it, or
+/// in its place, is left alone, and the mount with it.
+pub(crate) fn end_mount(at: &Path, id: MountId) {
+    if !matches!(mounting::ours(at), Ok(Some(found)) if found == id) {
+        tracing::warn!(at = %at.display(), "another mount stands there; it is left");
+        return;
+    }
+    let ended = mounting::unmount(at).or_else(|error| {
+        tracing::debug!(%error, at = %at.display(), "cannot unmount");
+        mounting::detach(at)
+    });
+    if let Err(error) = ended {
+        tracing::warn!(%error, at = %at.display(), "the mount is left");
+    }
+}
