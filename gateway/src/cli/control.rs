@@ -10,6 +10,7 @@
 //! host:  {"mounted":"passthrough"}                           or {"failed":"…"}
 //! host:  {"again":{}}         and one byte with a mount that is to take the place of the one there
 //! host:  {"leaving":{}}       before it ends: the guest lets go of the mount
+//! guest: {"stands":{}}        it may not: a user's mount of its own stands until the host has ended
 //! host:  {"ended":{}}         once the mount's file system is served no more
 //! guest: closes the socket once the mount is gone
 //! ```
@@ -30,7 +31,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
@@ -48,8 +49,11 @@ const VERSION: u32 = 1;
 const SOCKET: &str = "control.sock";
 /// Longest message, in bytes.
 const MAX_LINE_LEN_BYTES: usize = 4_096;
-/// Longest wait for the next message while a mount is being agreed on.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time in which a mount is agreed on, from a guest's first byte to the host's last word.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// When a talk must be over; none where the next word may take any time.
+type Deadline = Option<Instant>;
 
 /// What a guest begins with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -109,11 +113,12 @@ struct Welcome {
     shares: bool,
 }
 
-/// What a guest says of a mount that it was sent.
+/// What a guest says of its mount.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
     Attached {},
+    Stands {},
 }
 
 /// What a host says of a mount.
@@ -152,13 +157,22 @@ fn listen(state: &Path) -> Result<UnixListener, Error> {
 
 fn connect(state: &Path) -> Result<UnixStream, Error> {
     let stream = with_address(state, |address| UnixStream::connect(address))?;
-    be_patient(&stream)?;
     Ok(stream)
 }
 
-fn be_patient(stream: &UnixStream) -> Result<(), Error> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))
+/// Begins a talk, of bounded length whatever the other side does.
+fn begin(stream: &UnixStream) -> Result<Deadline, Error> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(Some(Instant::now() + PATIENCE))
+}
+
+/// Lets the next read wait until the deadline. Errors: TimedOut where it has passed.
+fn wait_until(stream: &UnixStream, deadline: Deadline) -> Result<(), Error> {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    if left.is_some_and(|left| left.is_zero()) {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    stream.set_read_timeout(left)
 }
 
 /// Refuses a peer that is neither this process's user nor root.
@@ -178,10 +192,14 @@ fn say<T: Serialize>(mut stream: &UnixStream, message: &T) -> Result<(), Error> 
 
 /// Reads one message; none where the stream ends before it begins. Byte by byte, so that nothing
 /// that follows is taken: a descriptor comes with its own byte.
-fn hear<T: DeserializeOwned>(mut stream: &UnixStream) -> Result<Option<T>, Error> {
+fn hear<T: DeserializeOwned>(
+    mut stream: &UnixStream,
+    deadline: Deadline,
+) -> Result<Option<T>, Error> {
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
+        wait_until(stream, deadline)?;
         match stream.read(&mut byte) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -201,8 +219,8 @@ fn hear<T: DeserializeOwned>(mut stream: &UnixStream) -> Result<Option<T>, Error
 }
 
 /// As [`hear`], where a message must come.
-fn hear_next<T: DeserializeOwned>(stream: &UnixStream) -> Result<T, Error> {
-    hear(stream)?.ok_or_else(|| ErrorKind::UnexpectedEof.into())
+fn hear_next<T: DeserializeOwned>(stream: &UnixStream, deadline: Deadline) -> Result<T, Error> {
+    hear(stream, deadline)?.ok_or_else(|| ErrorKind::UnexpectedEof.into())
 }
 
 fn send_descriptor(stream: &UnixStream, descriptor: BorrowedFd<'_>) -> Result<(), Error> {
@@ -216,7 +234,8 @@ fn send_descriptor(stream: &UnixStream, descriptor: BorrowedFd<'_>) -> Result<()
 }
 
 /// The descriptor that comes with the next byte. Errors: InvalidData where none does.
-fn receive_descriptor(stream: &UnixStream) -> Result<OwnedFd, Error> {
+fn receive_descriptor(stream: &UnixStream, deadline: Deadline) -> Result<OwnedFd, Error> {
+    wait_until(stream, deadline)?;
     let mut byte = [0];
     let mut parts = [IoSliceMut::new(&mut byte)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -253,10 +272,10 @@ mod tests {
         send_descriptor(&one, reader.as_fd()).unwrap();
         say(&one, &Word::Leaving {}).unwrap();
         drop((one, reader));
-        assert_eq!(hear::<Hello>(&other).unwrap(), Some(hello));
-        let mut received = std::fs::File::from(receive_descriptor(&other).unwrap());
-        assert_eq!(hear::<Word>(&other).unwrap(), Some(Word::Leaving {}));
-        assert_eq!(hear::<Word>(&other).unwrap(), None);
+        assert_eq!(hear::<Hello>(&other, None).unwrap(), Some(hello));
+        let mut received = std::fs::File::from(receive_descriptor(&other, None).unwrap());
+        assert_eq!(hear::<Word>(&other, None).unwrap(), Some(Word::Leaving {}));
+        assert_eq!(hear::<Word>(&other, None).unwrap(), None);
         writer.write_all(b"x").unwrap();
         drop(writer);
         let mut text = String::new();
@@ -268,18 +287,34 @@ mod tests {
     fn a_message_without_end_is_refused() {
         let (one, other) = UnixStream::pair().unwrap();
         (&one).write_all(&[b'x'; MAX_LINE_LEN_BYTES + 1]).unwrap();
-        let error = hear::<Word>(&other).unwrap_err();
+        let error = hear::<Word>(&other, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         (&one).write_all(b"\n").unwrap();
-        let error = hear_next::<Word>(&other).unwrap_err();
+        let error = hear_next::<Word>(&other, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    }
+
+    #[test]
+    fn a_talk_ends_though_the_other_side_goes_on_byte_by_byte() {
+        let (mut one, other) = UnixStream::pair().unwrap();
+        let dripping = std::thread::spawn(move || {
+            while one.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let deadline = Some(Instant::now() + Duration::from_millis(50));
+        let error = hear::<Word>(&other, deadline).unwrap_err();
+        let kinds = [ErrorKind::TimedOut, ErrorKind::WouldBlock];
+        assert!(kinds.contains(&error.kind()), "{error}");
+        drop(other);
+        dripping.join().unwrap();
     }
 
     #[test]
     fn a_byte_without_a_descriptor_is_refused() {
         let (mut one, other) = UnixStream::pair().unwrap();
         one.write_all(b"\n").unwrap();
-        let error = receive_descriptor(&other).unwrap_err();
+        let error = receive_descriptor(&other, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
     }
 

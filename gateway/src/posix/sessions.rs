@@ -142,11 +142,11 @@ impl<V: Files> Sessions<V> {
         self.shared.company.is_closed.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until none is left, at most so long. Gives how many are left.
-    pub fn wait(&self, longest: Duration) -> usize {
+    /// Waits until no more than `staying` are left, at most so long. Gives how many are left.
+    pub fn wait(&self, staying: usize, longest: Duration) -> usize {
         let deadline = Instant::now() + longest;
         let mut live = self.shared.live();
-        while !live.sessions.is_empty() {
+        while live.sessions.len() > staying {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

@@ -12,6 +12,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
+use std::sync::mpsc::channel;
 
 use rustix::process::Signal;
 
@@ -112,6 +113,36 @@ fn a_server_that_dies_while_a_mount_joins_it_again_is_not_its_end() {
         place.at().join("bucket").is_dir()
     });
     mount.ends_after(|| place.unmount());
+}
+
+#[test]
+fn a_mount_taken_away_while_servers_refuse_it_is_not_made_again() {
+    let Some(place) = Place::new() else { return };
+    let server = place.serve();
+    let mount = place.mount(&[]);
+    server.kill();
+    let socket = place.tree().join(".portico/control.sock");
+    fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (refused, count) = channel();
+    std::thread::spawn(move || {
+        for guest in listener.incoming() {
+            let mut guest = guest.unwrap();
+            let mut hello = [0; 4_096];
+            assert!(guest.read(&mut hello).unwrap() > 0);
+            let welcome = r#"{"portico":1,"by":"serve","pid":1,"refused":"no"}"#;
+            writeln!(guest, "{welcome}").unwrap();
+            if refused.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    for _ in 0..2 {
+        count.recv().unwrap();
+    }
+    assert!(is_dead(&place));
+    mount.ends_after(|| place.unmount());
+    assert!(!place.is_mounted());
 }
 
 #[test]

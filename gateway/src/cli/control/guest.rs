@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    Ask, Hello, HostKind, Reply, VERSION, Welcome, Wish, Word, check_peer, connect, hear_next,
-    receive_descriptor, say, send_descriptor,
+    Ask, Hello, HostKind, Reply, VERSION, Welcome, Wish, Word, begin, check_peer, connect,
+    hear_next, receive_descriptor, say, send_descriptor,
 };
 use crate::cli::CommandError;
-use crate::cli::control::places::{is_still_there, make_room, mount_anew, mount_failed};
+use crate::cli::control::places::{is_still_there, make_room, mount, mount_failed};
 use crate::posix::mounting::{self, LooseMount, MountId, MountOptions, Waited, Watched};
 
 /// A mount that a host serves.
@@ -49,8 +49,12 @@ pub(crate) enum Refusal {
     /// Nobody listens: there is no host, or not yet. What stood dead at the mountpoint, or a dead
     /// mount in its place, stands there.
     Nobody,
-    /// It cannot be. What stood dead at the mountpoint may be taken away.
+    /// It cannot be. What stood dead at the mountpoint stands there.
     Refused(CommandError),
+    /// It cannot be, and nothing stands at the mountpoint by now.
+    Bare(CommandError),
+    /// What had been left at the mountpoint was taken away by someone.
+    TakenAway,
 }
 
 impl From<Error> for Refusal {
@@ -65,58 +69,74 @@ impl From<Error> for Refusal {
     }
 }
 
+/// What a mount is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request<'a> {
+    /// What is to be seen, and where.
+    pub(crate) wish: &'a Wish,
+    /// How it is made.
+    pub(crate) options: &'a MountOptions,
+    /// Whether a dead mount was left standing there. If it stands no more, someone took it away.
+    pub(crate) was_left: bool,
+}
+
 /// Asks the host of a tree to serve a mount, and mounts. What stands dead there is taken away
 /// first, and not before the host has agreed.
-pub(crate) fn join(state: &Path, options: &MountOptions, wish: &Wish) -> Result<Joined, Refusal> {
-    let attaches = wish.can_share(options) && rustix::process::geteuid().is_root();
-    match agree(state, options, wish, attaches)? {
+pub(crate) fn join(state: &Path, request: Request<'_>) -> Result<Joined, Refusal> {
+    let may_attach = rustix::process::geteuid().is_root();
+    let attaches = may_attach && request.wish.can_share(request.options);
+    match agree(state, request, attaches)? {
         Some(joined) => Ok(joined),
         // It may not attach: it mounts a file system of its own, perhaps by the helper.
-        None => agree(state, options, wish, false)?.ok_or(Refusal::Nobody),
+        None => {
+            let request = Request {
+                was_left: false,
+                ..request
+            };
+            agree(state, request, false)?.ok_or(Refusal::Nobody)
+        }
     }
 }
 
 /// Agrees with the host; none where this process may not attach what it was sent.
-fn agree(
-    state: &Path,
-    options: &MountOptions,
-    wish: &Wish,
-    attaches: bool,
-) -> Result<Option<Joined>, Refusal> {
+fn agree(state: &Path, request: Request<'_>, attaches: bool) -> Result<Option<Joined>, Refusal> {
+    let Request { wish, options, .. } = request;
     let at = &wish.at;
     let stream = connect(state)?;
     trust(&stream)?;
+    let deadline = begin(&stream)?;
     let hello = Hello {
         portico: VERSION,
         ask: Ask::Mount(wish.clone()),
         attaches,
     };
     say(&stream, &hello)?;
-    let welcome: Welcome = hear_next(&stream)?;
+    let welcome: Welcome = hear_next(&stream, deadline)?;
     if let Some(reason) = welcome.refused {
         return Err(Refusal::Refused(CommandError::new(reason)));
     }
+    let failed = |error: Error| Refusal::Bare(mount_failed(at, &error));
     let (shared, id) = if welcome.shares {
-        let mount = LooseMount::received(receive_descriptor(&stream)?);
-        make_room(at).map_err(Refusal::Refused)?;
+        let mount = LooseMount::received(receive_descriptor(&stream, deadline)?);
+        make_room_for(request)?;
         match mount.attach(at, options) {
             Ok(watched) => {
                 let id = watched.id();
                 (Some(watched), id)
             }
             Err(error) if mounting::may_not(&error) => return Ok(None),
-            Err(error) => return Err(Refusal::Refused(mount_failed(at, &error))),
+            Err(error) => return Err(failed(error)),
         }
     } else {
-        let (device, id) = mount_anew(at, options).map_err(Refusal::Refused)?;
-        send_descriptor(&stream, device.as_fd()).inspect_err(|error| let_go(at, error))?;
+        make_room_for(request)?;
+        let (device, id) = mount(at, options).map_err(failed)?;
+        send_descriptor(&stream, device.as_fd()).map_err(|error| let_go(at, error))?;
         (None, id)
     };
     if shared.is_some() {
-        say(&stream, &Reply::Attached {}).inspect_err(|error| let_go(at, error))?;
+        say(&stream, &Reply::Attached {}).map_err(|error| let_go(at, error))?;
     }
-    let agreed = hear_next(&stream).inspect_err(|error| let_go(at, error))?;
-    match agreed {
+    match hear_next(&stream, deadline).map_err(|error| let_go(at, error))? {
         Word::Mounted(data) => Ok(Some(Joined {
             by: welcome.by,
             pid: welcome.pid,
@@ -133,9 +153,18 @@ fn agree(
                 Word::Failed(reason) => reason,
                 _ => "the server does not want it any more".to_owned(),
             };
-            Err(Refusal::Refused(CommandError::new(reason)))
+            Err(Refusal::Bare(CommandError::new(reason)))
         }
     }
+}
+
+fn make_room_for(request: Request<'_>) -> Result<(), Refusal> {
+    let was_there = make_room(&request.wish.at).map_err(Refusal::Refused)?;
+    if request.was_left && !was_there {
+        tracing::info!("the mount was taken away");
+        return Err(Refusal::TakenAway);
+    }
+    Ok(())
 }
 
 /// Refuses a host that runs as another user, unless that is root: who serves a mount says whom
@@ -152,9 +181,13 @@ fn trust(stream: &UnixStream) -> Result<(), Refusal> {
 
 /// Takes a mount away that was not agreed on. But a host that died leaves it dead: who writes there
 /// is not led into the bare directory below, and the next attempt takes it away.
-fn let_go(at: &Path, error: &Error) {
-    if !is_end_of_host(error.kind()) {
-        detach(at);
+fn let_go(at: &Path, error: Error) -> Refusal {
+    match Refusal::from(error) {
+        Refusal::Refused(error) => {
+            detach(at);
+            Refusal::Bare(error)
+        }
+        refusal => refusal,
     }
 }
 
@@ -185,9 +218,6 @@ impl Joined {
 
     /// Waits for the host's next word, or for the end of the mount.
     pub(crate) fn wait(&self) -> Parting {
-        if let Err(error) = self.stream.set_read_timeout(None) {
-            tracing::debug!(%error, "cannot wait without a limit");
-        }
         loop {
             let shared = self.shared();
             if let Some(mount) = &shared {
@@ -197,7 +227,7 @@ impl Joined {
                     Err(error) => tracing::warn!(%error, "the mount is not watched"),
                 }
             }
-            let word = hear_next(&self.stream);
+            let word = hear_next(&self.stream, None);
             match (word, shared) {
                 // Others share the file system, and someone has ended it by force.
                 (Ok(Word::Ended {}), Some(mount)) if is_still_there(&mount) => {
@@ -219,9 +249,22 @@ impl Joined {
         }
     }
 
+    /// Ends the mount without taking it out of the tree, as the host is about to end. Where this
+    /// process may not, the host is told so: it need not wait.
+    pub(crate) fn abort(&self) {
+        let Err(error) = mounting::abort(&self.at) else {
+            return;
+        };
+        tracing::debug!(%error, "the mount ends with the server");
+        // A mount that others share has its end told otherwise.
+        if self.shared().is_none() {
+            let _ = say(&self.stream, &Reply::Stands {});
+        }
+    }
+
     /// Puts the mount that the host sends in the place of the one that stands.
     fn renew(&self, mount: &Watched) -> Result<(), Error> {
-        let again = LooseMount::received(receive_descriptor(&self.stream)?);
+        let again = LooseMount::received(receive_descriptor(&self.stream, None)?);
         let again = again.replace(&self.at, &self.options, mount)?;
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         *shared = Some(Arc::new(again));

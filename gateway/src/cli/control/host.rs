@@ -10,15 +10,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fsstore::files::{FilePath, Files};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat, major, minor};
+use rustix::net::sockopt;
 
 use super::{
-    Ask, Hello, HostKind, Reply, VERSION, Welcome, Wish, Word, be_patient, check_peer, hear_next,
-    listen, receive_descriptor, say, send_descriptor,
+    Ask, Hello, HostKind, PATIENCE, Reply, VERSION, Welcome, Wish, Word, begin, check_peer,
+    hear_next, listen, receive_descriptor, say, send_descriptor,
 };
 use crate::cli::CommandError;
 use crate::cli::control::places::end_mount;
@@ -69,6 +70,8 @@ struct Guest {
     shared: Option<Watched>,
     /// Whether its process is gone and the mount stands on.
     is_left: bool,
+    /// Whether its process is not root's, and cannot end a mount as root does.
+    is_of_user: bool,
 }
 
 impl Guest {
@@ -156,8 +159,8 @@ impl<V: Files> Host<V> {
     /// Serves a guest's mount to its end. The guest may be gone before: the mount stands.
     fn attend(&self, stream: &UnixStream) -> Result<(), Error> {
         check_peer(stream)?;
-        be_patient(stream)?;
-        let hello: Hello = hear_next(stream)?;
+        let deadline = begin(stream)?;
+        let hello: Hello = hear_next(stream, deadline)?;
         if self.is_leaving() {
             // As if nobody had listened: the guest asks who comes next.
             return Ok(());
@@ -182,8 +185,20 @@ impl<V: Files> Host<V> {
         say(stream, &welcome)?;
         match shared {
             _ if is_refused => Ok(()),
-            Some((mount, share)) => self.attend_shared(stream, &wish, mount, share),
-            None => self.attend_own(stream, &wish),
+            Some((mount, share)) => {
+                send_descriptor(stream, mount.as_fd())?;
+                let watched = mount.watch(&wish.at)?;
+                // Held, it would keep the guest's from being unmounted.
+                drop(mount);
+                let Reply::Attached {} = hear_next(stream, deadline)? else {
+                    return Err(ErrorKind::InvalidData.into());
+                };
+                self.attend_shared(stream, &wish, watched, share)
+            }
+            None => {
+                let device = receive_descriptor(stream, deadline)?;
+                self.attend_own(stream, &wish, device)
+            }
         }
     }
 
@@ -192,14 +207,9 @@ impl<V: Files> Host<V> {
         &self,
         stream: &UnixStream,
         wish: &Wish,
-        mount: LooseMount,
+        watched: Watched,
         mut share: Share,
     ) -> Result<(), Error> {
-        let watched = mount.watch(&wish.at)?;
-        send_descriptor(stream, mount.as_fd())?;
-        // Held, it would keep the guest's from being unmounted.
-        drop(mount);
-        let Reply::Attached {} = hear_next(stream)?;
         let number = self.welcome(stream, wish, Some(watched), share.data_path())?;
         let parted = self.renew_until_parted(stream, wish, &mut share, number);
         self.part(number);
@@ -241,8 +251,7 @@ impl<V: Files> Host<V> {
     }
 
     /// Serves a guest's mount that is a file system of its own.
-    fn attend_own(&self, stream: &UnixStream, wish: &Wish) -> Result<(), Error> {
-        let device = receive_descriptor(stream)?;
+    fn attend_own(&self, stream: &UnixStream, wish: &Wish, device: OwnedFd) -> Result<(), Error> {
         let started = check_device(device).and_then(|device| self.start(wish, device));
         let session = match started {
             Ok(session) => session,
@@ -271,6 +280,7 @@ impl<V: Files> Host<V> {
             at: wish.at.clone(),
             shared,
             is_left: false,
+            is_of_user: !sockopt::socket_peercred(stream)?.uid.is_root(),
         };
         self.inner.guests().insert(number, guest);
         let data = name(data_path);
@@ -343,17 +353,22 @@ impl<V: Files> Host<V> {
         for (at, id) in own {
             end_mount(&at, id);
         }
+        let deadline = Instant::now() + PARTING;
+        let mut standing = 0;
         for guest in self.inner.guests().values() {
             let has_gone = say(&guest.stream, &Word::Leaving {}).is_err();
             if has_gone && guest.stands() {
                 // Nobody watches it: what its guest would do is done here.
                 if let Err(error) = mounting::abort(&guest.at) {
                     tracing::debug!(%error, at = %guest.at.display(), "cannot end a mount");
+                    standing += usize::from(guest.is_of_user);
                 }
             }
         }
         self.inner.shared.release();
-        match self.inner.sessions.wait(PARTING) {
+        standing += self.count_standing(deadline);
+        let longest = deadline.saturating_duration_since(Instant::now());
+        match self.inner.sessions.wait(standing, longest) {
             0 => {}
             left => tracing::warn!("{left} mounts are still in use; they end with the server"),
         }
@@ -361,14 +376,38 @@ impl<V: Files> Host<V> {
     }
 }
 
-/// Refuses a descriptor that is no /dev/fuse: reading it could wait for ever.
+impl<V> Host<V> {
+    /// Waits for the word of guests that may not end their mounts, and gives how many there are:
+    /// these are served until the process is gone.
+    fn count_standing(&self, deadline: Instant) -> usize {
+        let guests = self.inner.guests();
+        let may_not = guests.values().filter(|guest| guest.is_of_user);
+        let streams: Vec<_> = may_not
+            .filter_map(|guest| guest.stream.try_clone().ok())
+            .collect();
+        drop(guests);
+        let stands = |stream: &&UnixStream| {
+            let word = hear_next(stream, Some(deadline));
+            matches!(word, Ok(Reply::Stands {}))
+        };
+        streams.iter().filter(stands).count()
+    }
+}
+
+/// Refuses a descriptor that is no /dev/fuse, or one where no kernel has begun to ask: reading it
+/// could wait for ever.
 fn check_device(device: OwnedFd) -> Result<OwnedFd, Error> {
     let stat = fstat(device.as_fd())?;
     let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-    if is_device && (major(stat.st_rdev), minor(stat.st_rdev)) == FUSE_DEVICE {
-        return Ok(device);
+    if !is_device || (major(stat.st_rdev), minor(stat.st_rdev)) != FUSE_DEVICE {
+        return Err(Error::new(ErrorKind::InvalidInput, "that is no /dev/fuse"));
     }
-    Err(Error::new(ErrorKind::InvalidInput, "that is no /dev/fuse"))
+    let longest = Timespec::try_from(PATIENCE).map_err(|_| ErrorKind::InvalidInput)?;
+    let mut watched = [PollFd::new(&device, PollFlags::IN)];
+    if rustix::io::retry_on_intr(|| poll(&mut watched, Some(&longest)))? == 0 {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    Ok(device)
 }
 
 /// What people and guests are told of how bytes travel.

@@ -12,24 +12,20 @@ use crate::posix::mounting::{self, MountId, MountOptions, Standing, Watched};
 /// What umount(8) may take from ending a file system by force to taking the mount away.
 const FORCING: Duration = Duration::from_millis(300);
 
-/// Mounts where nothing or a dead mount stands. Errors: a mount of portico stands there.
-pub(crate) fn mount_anew(
-    at: &Path,
-    options: &MountOptions,
-) -> Result<(OwnedFd, MountId), CommandError> {
-    make_room(at)?;
-    let failed = |error| mount_failed(at, &error);
-    let device = mounting::mount(at, options).map_err(failed)?;
-    let id = mounting::ours(at).and_then(|id| id.ok_or_else(|| ErrorKind::NotFound.into()));
-    Ok((device, id.map_err(failed)?))
+/// Mounts a file system of its own.
+pub(crate) fn mount(at: &Path, options: &MountOptions) -> Result<(OwnedFd, MountId), Error> {
+    let device = mounting::mount(at, options)?;
+    let id = mounting::ours(at)?.ok_or(ErrorKind::NotFound)?;
+    Ok((device, id))
 }
 
-/// Takes a dead mount away. Errors: a mount of portico stands there; it is no directory.
-pub(crate) fn make_room(at: &Path) -> Result<(), CommandError> {
+/// Takes a dead mount away, and gives whether there was one. Errors: a mount of portico stands
+/// there; it is no directory.
+pub(crate) fn make_room(at: &Path) -> Result<bool, CommandError> {
     let failed = |error| mount_failed(at, &error);
     match mounting::standing(at).map_err(failed)? {
-        Standing::Free => Ok(()),
-        Standing::Dead => mounting::detach(at).map_err(failed),
+        Standing::Free => Ok(false),
+        Standing::Dead => mounting::detach(at).map(|()| true).map_err(failed),
         Standing::Alive => {
             let shown = at.display();
             Err(CommandError::new(format!("{shown} is mounted already")))
@@ -51,17 +47,17 @@ pub(crate) fn is_still_there(mount: &Watched) -> bool {
 }
 
 /// Unmounts; where it is in use, takes it out of the tree. What others have mounted upon it, or
-/// in its place, is left alone, and the mount with it.
-pub(crate) fn end_mount(at: &Path, id: MountId) {
+/// in its place, is left alone, and the mount with it. Gives whether the mount is taken away.
+pub(crate) fn end_mount(at: &Path, id: MountId) -> bool {
     if !matches!(mounting::ours(at), Ok(Some(found)) if found == id) {
         tracing::warn!(at = %at.display(), "another mount stands there; it is left");
-        return;
+        return false;
     }
     let ended = mounting::unmount(at).or_else(|error| {
         tracing::debug!(%error, at = %at.display(), "cannot unmount");
         mounting::detach(at)
     });
-    if let Err(error) = ended {
-        tracing::warn!(%error, at = %at.display(), "the mount is left");
-    }
+    ended
+        .inspect_err(|error| tracing::warn!(%error, at = %at.display(), "the mount is left"))
+        .is_ok()
 }

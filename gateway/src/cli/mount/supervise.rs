@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{Plan, daemon};
 use crate::cli::CommandError;
 use crate::cli::control::HostKind;
-use crate::cli::control::guest::{Joined, Parting, Refusal, join};
+use crate::cli::control::guest::{Joined, Parting, Refusal, Request, join};
 use crate::cli::control::host::{Host, name};
 use crate::cli::control::places::end_mount;
 use crate::cli::layout::TreeLock;
@@ -85,8 +85,12 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
         {
             return serve_here(plan, lock, lost.is_some(), signals).await;
         }
-        match tokio::task::block_in_place(|| join(&plan.layout.state(), &plan.options, &plan.wish))
-        {
+        let request = Request {
+            wish: &plan.wish,
+            options: &plan.options,
+            was_left: is_left_standing,
+        };
+        match tokio::task::block_in_place(|| join(&plan.layout.state(), request)) {
             Ok(joined) => {
                 tracing::debug!(pid = joined.pid, "the mount is served by another process");
                 if lost.is_none() {
@@ -101,10 +105,14 @@ async fn live(plan: &Plan) -> Result<(), CommandError> {
                 tracing::warn!("the server is gone; the mount waits for it");
             }
             Err(Refusal::Nobody) => {}
-            Err(Refusal::Refused(error)) if lost.is_none() => return Err(error),
-            Err(Refusal::Refused(error)) => {
+            Err(Refusal::TakenAway) => return Ok(()),
+            Err(Refusal::Refused(error) | Refusal::Bare(error)) if lost.is_none() => {
+                return Err(error);
+            }
+            Err(Refusal::Refused(error)) => tracing::debug!(error = error.text, "not yet"),
+            Err(Refusal::Bare(error)) => {
                 tracing::debug!(error = error.text, "not yet");
-                is_left_standing = is_dead(plan);
+                is_left_standing = false;
             }
         }
         if lost.is_none() && since.elapsed() > STARTING {
@@ -155,19 +163,18 @@ async fn watch(plan: &Plan, joined: Joined, signals: &mut Signals) -> Next {
         let parting = tokio::select! {
             word = &mut word => word.unwrap_or(Parting::Lost),
             () = signals.recv() => {
-                tokio::task::block_in_place(|| end_mount(&plan.wish.at, joined.id()));
-                // Who has files open keeps the session; the server serves them to their end.
-                let _ = tokio::time::timeout(PARTING, word).await;
+                let end = || end_mount(&plan.wish.at, joined.id());
+                if tokio::task::block_in_place(end) {
+                    // Who has files open keeps the session; the server serves them to their end.
+                    let _ = tokio::time::timeout(PARTING, word).await;
+                }
                 return Next::Done;
             }
         };
         match parting {
             Parting::Leaving => {
                 is_leaving = true;
-                let aborted = tokio::task::block_in_place(|| mounting::abort(&plan.wish.at));
-                if let Err(error) = aborted {
-                    tracing::debug!(%error, "the mount ends with the server");
-                }
+                tokio::task::block_in_place(|| joined.abort());
             }
             Parting::Ended if !is_leaving => {
                 clear(plan);

@@ -5,7 +5,7 @@ use fsstore::files::Files;
 use super::{Host, LOOK_INTERVAL, spawn};
 use crate::cli::CommandError;
 use crate::cli::control::Wish;
-use crate::cli::control::places::{is_still_there, make_room, mount_anew, mount_failed};
+use crate::cli::control::places::{is_still_there, make_room, mount, mount_failed};
 use crate::posix::mounting::{self, MountId, MountOptions, Waited, Watched};
 use crate::posix::sessions::{DataPath, Session};
 use crate::posix::shared::Share;
@@ -95,7 +95,9 @@ impl<V: Files> Host<V> {
         options: &MountOptions,
         wish: &Wish,
     ) -> Result<(Session, MountId), CommandError> {
-        let (device, id) = mount_anew(&wish.at, options)?;
+        make_room(&wish.at)?;
+        let mounted = mount(&wish.at, options);
+        let (device, id) = mounted.map_err(|error| mount_failed(&wish.at, &error))?;
         let started = self.start(wish, device).map_err(CommandError::from);
         let session = started.inspect_err(|_| {
             let _ = mounting::detach(&wish.at);
