@@ -24,6 +24,11 @@ pub const XATTR_NAME: &str = "user.portico";
 /// Longest encoded record, in bytes: 10,000 parts with SHA-256 checksums take 380 KiB of it.
 pub const MAX_RECORD_LEN_BYTES: usize = 1 << 20;
 
+/// MD5 of no bytes. Source: RFC 1321, A.5.
+const MD5_OF_NOTHING: [u8; 16] = [
+    0xd4, 0x1d, 0x8c, 0xd9, 0x8f, 0x00, 0xb2, 0x04, 0xe9, 0x80, 0x09, 0x98, 0xec, 0xf8, 0x42, 0x7e,
+];
+
 /// What portico knows of an object besides its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
@@ -160,13 +165,18 @@ impl Record {
     }
 
     /// The object that a file with these facts and this record is. Where the digests are void,
-    /// what depends on the bytes is left out and the tag is provisional.
+    /// what depends on the bytes is left out and the tag is provisional, but for an empty file:
+    /// the MD5 of no bytes is known.
     pub fn to_object_info(&self, key: ObjectKey, facts: &FileFacts) -> ObjectInfo {
+        let etag = match facts.len_bytes {
+            0 => ETag::from_md5(&MD5_OF_NOTHING),
+            _ => ETag::provisional(facts.provisional_tag()),
+        };
         let mut info = ObjectInfo {
             key,
             version: None,
             len_bytes: facts.len_bytes,
-            etag: ETag::provisional(facts.provisional_tag()),
+            etag,
             etag_before: None,
             modified: Timestamp(facts.mtime_ns),
             attrs: self.attrs.clone(),

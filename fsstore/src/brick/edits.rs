@@ -297,8 +297,14 @@ impl<D: Disk> Inner<D> {
         {
             editing.at.push(at);
         }
+        let is_empty = facts.len_bytes == 0;
         if changed {
-            self.stamps.doubt(ino);
+            if is_empty {
+                // Its digest is known.
+                self.stamps.note(&facts);
+            } else {
+                self.stamps.doubt(ino);
+            }
             if editing.logged {
                 self.void_record(file, &facts);
             }
@@ -308,7 +314,10 @@ impl<D: Disk> Inner<D> {
                 tracing::warn!(bucket = %at.bucket, key = %at.key, "cannot be indexed: {e}");
             }
         }
-        if changed { editing.at } else { Vec::new() }
+        match changed && !is_empty {
+            true => editing.at,
+            false => Vec::new(),
+        }
     }
 
     /// Whether a file was changed so late that its times do not tell a change that follows from

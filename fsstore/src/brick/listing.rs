@@ -205,8 +205,10 @@ impl<D: Disk> Inner<D> {
 
     /// Whether a row says of a plain file what may be said of it.
     pub(super) fn is_right(&self, row: &Row, facts: &FileFacts) -> bool {
+        // An empty file's tag depends on nothing else.
         is_as_seen(row, facts)
             && (row.etag.is_provisional()
+                || facts.len_bytes == 0
                 || (!self.edits.has(facts.ino) && self.stamps.holds(facts) != Some(false)))
     }
 

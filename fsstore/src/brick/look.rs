@@ -19,7 +19,7 @@ use super::sink::off_thread;
 use super::tree::Found;
 use super::{HashPolicy, Inner};
 use crate::error::{Result, StoreError};
-use crate::name::ObjectKey;
+use crate::name::{ETag, ObjectKey};
 use crate::object::{Locator, ObjectInfo};
 use crate::volume::BucketInfo;
 
@@ -184,26 +184,37 @@ fn row_holds(row: Option<&Row>, facts: &FileFacts) -> bool {
     }
 }
 
-fn looked<D: Disk>(key: &ObjectKey, found: Found<D>, mut record: Record, holds: bool) -> Looked<D> {
-    let had_digests = record.etag().is_some();
-    if !holds {
-        record.void_digests();
-    }
-    let info = record.to_object_info(key.clone(), &state_of(&found.facts));
-    let in_doubt = had_digests && info.etag.is_provisional();
-    Looked {
-        found,
-        info,
-        record,
-        in_doubt,
-    }
-}
-
 impl<D: Disk> Inner<D> {
     /// In a turn: notes a file as it is after a change of ours, in memory and in the log.
     pub(super) fn ours(&self, facts: &FileFacts) {
         self.stamps.note(facts);
         self.log.ours(Ours::of(facts));
+    }
+
+    fn looked(
+        &self,
+        key: &ObjectKey,
+        found: Found<D>,
+        mut record: Record,
+        holds: bool,
+    ) -> Looked<D> {
+        let had_digests = record.etag().is_some();
+        if !holds {
+            record.void_digests();
+        }
+        let state = state_of(&found.facts);
+        let mut info = record.to_object_info(key.clone(), &state);
+        if found.marker.is_none() && self.edits.has(found.facts.ino) {
+            // Empty, perhaps, and for this instant only.
+            info.etag = ETag::provisional(state.provisional_tag());
+        }
+        let in_doubt = had_digests && info.etag.is_provisional();
+        Looked {
+            found,
+            info,
+            record,
+            in_doubt,
+        }
     }
 
     /// An object's record as it stands, whether its digests hold or not.
@@ -246,7 +257,7 @@ impl<D: Disk> Inner<D> {
                 self.holds_by_row(row.as_ref(), &found.facts)
             }
         };
-        Ok(Some(looked(&at.key, found, record, holds)))
+        Ok(Some(self.looked(&at.key, found, record, holds)))
     }
 
     /// Whether a file's digests held as it was before a change of its names that nobody has been
@@ -311,7 +322,7 @@ impl<D: Disk> Inner<D> {
                 self.holds_by_row(row.as_ref(), &found.facts)
             }
         };
-        Ok(looked(&at.key, found, record, holds))
+        Ok(self.looked(&at.key, found, record, holds))
     }
 
     /// Looks at a file that is open for writing. A store to mapped memory moves its times only

@@ -1,5 +1,6 @@
 //! Files created, written and held open.
 
+use crate::brick::HashPolicy;
 use crate::files::{Errno, Files, OpenFile, OpenFlags, SetAttr, Target};
 
 use super::{BOTH, EMPTY_MD5, HELLO_MD5, READ, Scene, WRITE, me, path, read_all};
@@ -20,6 +21,34 @@ fn a_file_written_is_an_object_at_once_and_gets_its_md5() {
     drop(file);
     assert_eq!(scene.get("d/f"), b"hello");
     scene.eventually_tagged("d/f", HELLO_MD5);
+}
+
+#[test]
+fn an_empty_file_has_the_md5_of_nothing_without_being_read() {
+    // Nothing is read for its digest here.
+    let scene = Scene::with(|options| options.hash = HashPolicy::Never);
+    let file = scene.create("b/f").unwrap();
+    assert!(scene.stat("f").etag.is_provisional());
+    assert!(scene.listed_tag("f").starts_with("px1-"));
+    drop(file);
+    assert_eq!(scene.stat("f").etag.as_str(), EMPTY_MD5);
+    assert_eq!(scene.listed_tag("f"), EMPTY_MD5);
+    scene.put("k", b"hello");
+    drop(
+        scene
+            .open(
+                "b/k",
+                OpenFlags {
+                    truncate: true,
+                    ..WRITE
+                },
+            )
+            .unwrap(),
+    );
+    assert_eq!(scene.stat("k").etag.as_str(), EMPTY_MD5);
+    assert_eq!(scene.listed_tag("k"), EMPTY_MD5);
+    std::fs::write(scene.real("b/k"), b"hello").unwrap();
+    assert!(scene.stat("k").etag.is_provisional());
 }
 
 #[test]
