@@ -133,6 +133,37 @@ pub struct FileAttr {
     pub rdev: u64,
 }
 
+impl FileAttr {
+    /// Which file it is.
+    pub fn id(&self) -> FileId {
+        FileId {
+            ino: self.ino,
+            generation: self.generation,
+        }
+    }
+}
+
+/// Which file: the number of its inode alone may be another's by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// Inode number.
+    pub ino: u64,
+    /// As in [`FileAttr`]; 0 where any will do.
+    pub generation: u64,
+}
+
+impl FileId {
+    /// Whichever file has this number.
+    pub const fn any(ino: u64) -> Self {
+        Self { ino, generation: 0 }
+    }
+
+    /// Whether a file is this one.
+    pub fn is_of(&self, attr: &FileAttr) -> bool {
+        self.ino == attr.ino && (self.generation == 0 || self.generation == attr.generation)
+    }
+}
+
 /// A time to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetTime {
@@ -163,12 +194,12 @@ pub struct SetAttr {
 /// by now is ESTALE.
 #[derive(Debug)]
 pub enum Target<'a, F> {
-    /// At a path, with the inode number that was seen there.
+    /// At a path, with the file that was seen there.
     Named {
         /// The path.
         path: &'a FilePath,
-        /// Its inode number.
-        ino: u64,
+        /// Which file it was.
+        id: FileId,
     },
     /// Held open; it may have lost its name.
     Open(&'a F),
@@ -289,8 +320,8 @@ pub trait Files: Send + Sync + 'static {
         flags: OpenFlags,
     ) -> FileResult<Self::OpenFile>;
 
-    /// Opens a directory for reading.
-    fn open_dir(&self, path: &FilePath, ino: u64) -> FileResult<Self::OpenDir>;
+    /// Opens a directory for reading. Errors: ENOENT, ENOTDIR; ESTALE where it is another.
+    fn open_dir(&self, path: &FilePath, id: FileId) -> FileResult<Self::OpenDir>;
 
     /// Makes a directory; in the root, a bucket (EINVAL where its name cannot be one's).
     fn make_dir(&self, path: &FilePath, mode: u32, caller: Caller) -> FileResult<FileAttr>;
@@ -315,7 +346,7 @@ pub trait Files: Send + Sync + 'static {
     fn rename(&self, from: &FilePath, to: &FilePath, mode: RenameMode) -> FileResult<()>;
 
     /// Where a symbolic link leads.
-    fn read_link(&self, path: &FilePath, ino: u64) -> FileResult<OsString>;
+    fn read_link(&self, path: &FilePath, id: FileId) -> FileResult<OsString>;
 
     /// An extended attribute's value. Errors: ENODATA. `user.s3.meta.NAME` is the object's user
     /// metadata, `user.s3.content-type` and its like the headers kept with it; the record itself
@@ -336,6 +367,10 @@ pub trait Files: Send + Sync + 'static {
 
     /// Takes an extended attribute away. Errors: ENODATA, EPERM.
     fn remove_xattr(&self, target: Target<'_, Self::OpenFile>, name: &OsStr) -> FileResult<()>;
+
+    /// Whether every change of a directory's names moves its time of writing, however soon it
+    /// comes after another.
+    fn dates_every_change(&self) -> bool;
 
     /// Room, in blocks and inodes.
     fn facts(&self) -> FileResult<FileSystemFacts>;
@@ -401,6 +436,9 @@ pub trait OpenDir: Send + Sync + 'static {
     /// Calls `visit` for entries from `from` on (0, or an entry's `next`) until it says false or
     /// the directory ends. An entry that stands all the while is met once.
     fn read(&self, from: u64, visit: &mut dyn FnMut(FileEntry<'_>) -> bool) -> FileResult<()>;
+
+    /// Its own attributes.
+    fn attr(&self) -> FileResult<FileAttr>;
 
     /// Attributes of an entry of this directory. Errors: ENOENT.
     fn attr_of(&self, name: &OsStr) -> FileResult<FileAttr>;

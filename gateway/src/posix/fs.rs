@@ -11,14 +11,15 @@
 
 mod dirs;
 mod files;
+mod finding;
 
 use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use fsstore::files::{
-    Caller, Errno, FileAttr, FilePath, FileResult, FileSystemFacts, Files, NewNode, OpenFile,
-    RenameMode, SetAttr, Target, XattrMode,
+    Caller, Errno, FileAttr, FileId, FilePath, FileResult, FileSystemFacts, Files, NewNode,
+    OpenDir, OpenFile, RenameMode, SetAttr, Target, XattrMode,
 };
 
 use self::dirs::DirHandle;
@@ -26,10 +27,13 @@ pub use self::dirs::Listed;
 pub use self::files::{OpenHandle, Opened};
 use super::backings::Backings;
 use super::handles::Handles;
+use super::held::Held;
+use super::near::Near;
 use super::nodes::{Found, KIND, Nodes, ROOT};
 use super::sessions::{Company, Terms};
 
 /// Types of files, as bits of their mode. Source: inode(7).
+const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 const BLOCK_DEVICE: u32 = 0o060_000;
@@ -56,6 +60,10 @@ pub struct FileSystem<V: Files, B> {
     files: Handles<Handle<V, B>>,
     dirs: Handles<DirHandle<V::OpenDir>>,
     backings: Backings<B>,
+    /// Directories that names are looked up in.
+    near: Near<V::OpenDir>,
+    /// Files between a look and the opening that follows.
+    held: Held<V::OpenFile>,
     moving: RwLock<()>,
     company: OnceLock<Arc<Company>>,
 }
@@ -77,6 +85,8 @@ impl<V: Files, B> FileSystem<V, B> {
             files: Handles::default(),
             dirs: Handles::default(),
             backings: Backings::default(),
+            near: Near::default(),
+            held: Held::default(),
             moving: RwLock::new(()),
             company: OnceLock::new(),
         })
@@ -85,6 +95,21 @@ impl<V: Files, B> FileSystem<V, B> {
     /// Whether the kernel will be told the end of all that it remembers.
     pub fn is_told_all(&self) -> bool {
         self.volume.tells_all()
+    }
+
+    /// Whether the kernel may keep the names of directories: it compares their times before it
+    /// uses them, and what is done elsewhere moves those or is told.
+    pub fn may_keep_names(&self) -> bool {
+        self.is_told_all() && self.volume.dates_every_change()
+    }
+
+    /// Which file the kernel knows by `ino`.
+    fn id(&self, ino: u64) -> FileId {
+        if ino == ROOT {
+            FileId::any(self.root_ino.load(Ordering::Relaxed))
+        } else {
+            self.nodes.id(ino)
+        }
     }
 
     /// The inode number of what the kernel knows by `ino`.
@@ -100,56 +125,6 @@ impl<V: Files, B> FileSystem<V, B> {
         self.moving.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `act` with each path of a node until one leads to it: other hands may have taken
-    /// some away, and another directory may stand where the mount begins. Errors: ESTALE where
-    /// none does, and those of `act`.
-    fn by_name<T>(&self, ino: u64, act: impl Fn(&FilePath, u64) -> FileResult<T>) -> FileResult<T> {
-        self.settle_doubts(ino)?;
-        let mut real = self.real(ino);
-        let mut name_index = 0;
-        loop {
-            let path = self.nodes.path_by(ino, name_index)?;
-            match act(&path, real) {
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) if ino != ROOT => name_index += 1,
-                Err(Errno::STALE) => {
-                    let root = self.volume.lookup(&path).map_err(|_| Errno::STALE)?;
-                    if root.ino == real || root.mode & KIND != DIRECTORY {
-                        return Err(Errno::STALE);
-                    }
-                    real = root.ino;
-                    self.root_ino.store(real, Ordering::Relaxed);
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Before a path through a directory is used that other hands may have moved: looks whether
-    /// it stands there. Among several mounts each may be one, since none is told of the others'.
-    fn settle_doubts(&self, ino: u64) -> FileResult<()> {
-        while let Some(doubted) = self.nodes.doubted_above(ino) {
-            self.check_place(doubted)?;
-        }
-        if ino != ROOT && self.company.get().is_some_and(|company| !*company.alone()) {
-            self.check_place(ino)?;
-        }
-        Ok(())
-    }
-
-    fn check_place(&self, ino: u64) -> FileResult<()> {
-        let Ok(path) = self.nodes.path(ino) else {
-            self.nodes.settle(ino, true);
-            return Ok(());
-        };
-        let stands = match self.volume.lookup(&path) {
-            Ok(attr) => attr.ino == self.nodes.real(ino),
-            Err(Errno::NOENT | Errno::NOTDIR) => false,
-            Err(error) => return Err(error),
-        };
-        self.nodes.settle(ino, stands);
-        Ok(())
-    }
-
     /// Says with which other mounts this one is of one volume.
     pub fn joins(&self, company: &Arc<Company>) {
         let _ = self.company.set(Arc::clone(company));
@@ -157,38 +132,8 @@ impl<V: Files, B> FileSystem<V, B> {
 
     /// Other hands changed what stands at a path.
     pub fn doubt(&self, path: &FilePath) {
-        self.nodes.doubt(path);
-    }
-
-    /// A call that only looks at a file.
-    fn look<T>(
-        &self,
-        ino: u64,
-        act: impl Fn(Target<'_, V::OpenFile>) -> FileResult<T>,
-    ) -> FileResult<T> {
-        if let Some(open) = self.nodes.handle(ino, |_| true) {
-            return act(Target::Open(&open.file));
-        }
-        let _still = self.still();
-        self.by_name(ino, |path, ino| act(Target::Named { path, ino }))
-    }
-
-    /// A call that changes a file.
-    fn change<T>(
-        &self,
-        ino: u64,
-        act: impl Fn(Target<'_, V::OpenFile>) -> FileResult<T>,
-    ) -> FileResult<T> {
-        let still = self.still();
-        let named = self.by_name(ino, |path, ino| act(Target::Named { path, ino }));
-        drop(still);
-        match named {
-            Err(Errno::STALE) => {
-                let writable = |open: &Arc<Handle<V, B>>| open.file.is_writable();
-                let open = self.nodes.handle(ino, writable).ok_or(Errno::STALE)?;
-                act(Target::Open(&open.file))
-            }
-            outcome => outcome,
+        if let Some(ino) = self.nodes.doubt(path) {
+            self.near.let_go(ino);
         }
     }
 
@@ -218,7 +163,14 @@ impl<V: Files, B> FileSystem<V, B> {
     /// What stands at a name. Errors: ENOENT.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> FileResult<Entry> {
         let _still = self.still();
-        match self.volume.lookup(&self.place(parent, name)?) {
+        let found = match self.near(parent) {
+            Some(dir) => dir.attr_of(name),
+            None => self.volume.lookup(&self.place(parent, name)?),
+        };
+        match found {
+            Ok(attr) if self.held.wants() && attr.mode & KIND == REGULAR => {
+                self.lookup_to_hold(parent, name, attr)
+            }
             Ok(attr) => Ok(self.entry(parent, name, attr)),
             Err(error) => {
                 if error == Errno::NOENT {
@@ -231,14 +183,19 @@ impl<V: Files, B> FileSystem<V, B> {
 
     /// The kernel counts on a node `count` times less.
     pub fn forget(&self, ino: u64, count: u64) {
-        self.nodes.forget(ino, count);
+        if self.nodes.forget(ino, count) {
+            self.near.let_go(ino);
+        }
     }
 
     /// A node's attributes, by a handle where the kernel has one in mind.
     pub fn attr(&self, ino: u64, handle: Option<u64>) -> FileResult<Entry> {
         let attr = match handle.and_then(|number| self.files.get(number)) {
             Some(open) => self.volume.attr(Target::Open(&open.file)),
-            None => self.look(ino, |target| self.volume.attr(target)),
+            None => match self.near.get(ino).filter(|_| self.remembers()) {
+                Some(dir) => dir.attr(),
+                None => self.look(ino, |target| self.volume.attr(target)),
+            },
         };
         match (attr, self.nodes.last_words(ino)) {
             (Err(Errno::STALE), Some(last)) => Ok(Entry {
@@ -261,7 +218,7 @@ impl<V: Files, B> FileSystem<V, B> {
         let drops = uid != 0 && set.len_bytes.is_some() && set.mode.is_none();
         let act = |target: Target<'_, V::OpenFile>| {
             let again = match &target {
-                Target::Named { path, ino } => Target::Named { path, ino: *ino },
+                Target::Named { path, id } => Target::Named { path, id: *id },
                 Target::Open(file) => Target::Open(*file),
             };
             let attr = self.volume.set_attr(target, set)?;
@@ -282,7 +239,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// Where a symbolic link leads.
     pub fn read_link(&self, ino: u64) -> FileResult<OsString> {
         let _still = self.still();
-        self.by_name(ino, |path, ino| self.volume.read_link(path, ino))
+        self.by_name(ino, |path, id| self.volume.read_link(path, id))
     }
 
     /// Makes a directory.
@@ -352,6 +309,9 @@ impl<V: Files, B> FileSystem<V, B> {
     pub fn remove_dir(&self, parent: u64, name: &OsStr) -> FileResult<()> {
         let _still = self.still();
         self.volume.remove_dir(&self.place(parent, name)?)?;
+        if let Some(ino) = self.nodes.child(parent, name) {
+            self.near.let_go(ino);
+        }
         self.nodes.unlinked(parent, name);
         Ok(())
     }

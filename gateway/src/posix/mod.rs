@@ -1,6 +1,7 @@
 //! The mount: a volume as POSIX files, through the kernel's FUSE.
 //!
-//! - [`nodes`]: what the kernel knows; [`handles`] and [`backings`]: what is held open
+//! - [`nodes`]: what the kernel knows; [`handles`] and [`backings`]: what is held open for it;
+//!   [`near`] and [`held`]: what is held open for the next call
 //! - [`fs`]: each of the kernel's calls as a plain method over [`fsstore::files::Files`]
 //! - [`fuse`]: the kernel's protocol, by the crate fuser; translates, decides nothing
 //! - [`telling`]: what others change, told to the kernel
@@ -19,7 +20,9 @@ pub mod backings;
 pub mod fs;
 pub mod fuse;
 pub mod handles;
+pub mod held;
 pub mod mounting;
+pub mod near;
 pub mod nodes;
 pub mod sessions;
 pub mod shared;

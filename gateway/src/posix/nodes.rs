@@ -18,7 +18,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fsstore::files::{Errno, FileAttr, FilePath, FileResult};
+use fsstore::files::{Errno, FileAttr, FileId, FilePath, FileResult};
 
 /// The number of the mount's root. Source: fuse(4), FUSE_ROOT_ID.
 pub const ROOT: u64 = 1;
@@ -149,8 +149,17 @@ impl<H: Clone> Nodes<H> {
         if number < FIRST_STAND_IN {
             return number;
         }
+        self.id(number).ino
+    }
+
+    /// Which file a node is.
+    pub fn id(&self, number: u64) -> FileId {
         let table = self.lock();
-        table.nodes.get(&number).map_or(number, |node| node.real)
+        let node = table.nodes.get(&number);
+        node.map_or(FileId::any(number), |node| FileId {
+            ino: node.real,
+            generation: node.generation,
+        })
     }
 
     /// The numbers by which the kernel may know an inode.
@@ -235,6 +244,12 @@ impl<H: Clone> Nodes<H> {
         let table = self.lock();
         let place = table.nodes.get(&ino)?.names.first()?;
         Some(place.parent)
+    }
+
+    /// What stands at a name, as far as the kernel knows.
+    pub fn child(&self, parent: u64, name: &OsStr) -> Option<u64> {
+        let table = self.lock();
+        table.nodes.get(&parent)?.children.get(name).copied()
     }
 
     /// True for what is no regular file as far as is known.
@@ -365,10 +380,9 @@ impl<H: Clone> Nodes<H> {
 
     /// Other hands changed what stands at a path: a directory that stood there may be elsewhere,
     /// and no path through it is to be used before it was [looked for](Self::doubted_above).
-    pub fn doubt(&self, path: &FilePath) {
-        let Some(Found { ino: Some(ino), .. }) = self.find(path) else {
-            return;
-        };
+    /// Gives the node that the kernel knows there.
+    pub fn doubt(&self, path: &FilePath) -> Option<u64> {
+        let ino = self.find(path)?.ino?;
         if let Some(node) = self.lock().nodes.get_mut(&ino)
             && ino != ROOT
             && node.is_directory()
@@ -376,6 +390,7 @@ impl<H: Clone> Nodes<H> {
             node.doubted = true;
             self.any_doubted.store(true, Ordering::Release);
         }
+        Some(ino)
     }
 
     /// The uppermost doubted directory on the way to a node, or itself.

@@ -1,11 +1,12 @@
 //! Through the kernel. Where /dev/fuse cannot be used, each test says so and is done.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fsstore::files::FilePath;
 use gateway::posix::mounting::{self, MountOptions};
@@ -76,6 +77,11 @@ impl Drop for Mounted {
     }
 }
 
+/// The path of a name in the root.
+fn below(name: &str) -> FilePath {
+    FilePath::root().join(OsStr::new(name)).unwrap()
+}
+
 #[test]
 fn files_written_are_read_back() {
     let Some(mount) = Mounted::new() else { return };
@@ -87,7 +93,6 @@ fn files_written_are_read_back() {
 #[test]
 fn a_name_that_another_door_gives_is_seen_once_it_is_told() {
     let Some(mount) = Mounted::new() else { return };
-    let below = |name: &str| FilePath::root().join(OsStr::new(name)).unwrap();
     std::fs::metadata(mount.path("f")).unwrap_err();
     std::fs::write(mount.plain.root.join("f"), "one").unwrap();
     mount
@@ -120,6 +125,61 @@ fn everything_is_asked_again_after_anything_may_have_changed() {
     mount.plain.tell(|watcher| watcher.all_changed());
     assert_eq!(std::fs::metadata(mount.path("f")).unwrap().len(), 6);
     std::fs::metadata(mount.path("g")).unwrap();
+}
+
+#[test]
+fn names_that_the_kernel_keeps_are_those_that_stand() {
+    let Some(mount) = Mounted::new() else { return };
+    let names = || {
+        let entries = std::fs::read_dir(&mount.at).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let mut expected: Vec<OsString> = Vec::new();
+    for number in 0..50 {
+        let (ours, theirs) = (format!("a{number:02}"), format!("b{number:02}"));
+        std::fs::write(mount.path(&ours), "").unwrap();
+        expected.push(ours.into());
+        expected.sort();
+        assert_eq!(names(), expected);
+        assert_eq!(names(), expected);
+        std::fs::write(mount.plain.root.join(&theirs), "").unwrap();
+        mount
+            .plain
+            .tell(|watcher| watcher.name_changed(&below(&theirs)));
+        expected.push(theirs.into());
+        assert_eq!(names(), expected);
+    }
+}
+
+#[test]
+fn a_name_that_is_replaced_again_and_again_always_opens() {
+    let Some(mount) = Mounted::new() else { return };
+    let real = mount.plain.root.join("f");
+    std::fs::write(&real, "0").unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut number = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                number += 1;
+                let next = mount.plain.root.join("next");
+                std::fs::write(&next, number.to_string()).unwrap();
+                std::fs::rename(&next, &real).unwrap();
+                if number % 2 == 0 {
+                    mount
+                        .plain
+                        .tell(|watcher| watcher.name_changed(&below("f")));
+                }
+            }
+        });
+        let read = || std::fs::read_to_string(mount.path("f"));
+        let read: Result<Vec<_>, _> = (0..3_000).map(|_| read()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        let numbers: Result<Vec<u64>, _> = read.unwrap().iter().map(|text| text.parse()).collect();
+        assert!(numbers.unwrap().is_sorted());
+    });
 }
 
 #[test]

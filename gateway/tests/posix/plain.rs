@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
 use fsstore::files::{
-    Caller, Errno, FileAttr, FileEntry, FilePath, FileResult, FileSystemFacts, Files, FilesWatcher,
-    NewNode, OpenDir, OpenFile, OpenFlags, RenameMode, SetAttr, SetTime, Target, XattrMode,
+    Caller, Errno, FileAttr, FileEntry, FileId, FilePath, FileResult, FileSystemFacts, Files,
+    FilesWatcher, NewNode, OpenDir, OpenFile, OpenFlags, RenameMode, SetAttr, SetTime, Target,
+    XattrMode,
 };
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RenameFlags, Timespec, XattrFlags};
 
@@ -54,10 +55,10 @@ impl Plain {
     /// The path of a target, which leads to it.
     fn path(&self, target: Target<'_, PlainFile>) -> FileResult<PathBuf> {
         match target {
-            Target::Named { path, ino } => {
+            Target::Named { path, id } => {
                 let path = self.on_disk(path);
                 let attr = look(&path)?;
-                if attr.ino == ino {
+                if id.is_of(&attr) {
                     Ok(path)
                 } else {
                     Err(Errno::STALE)
@@ -236,7 +237,7 @@ impl Files for Plain {
         Ok(self.opened(fd, ino, flags))
     }
 
-    fn open_dir(&self, path: &FilePath, _: u64) -> FileResult<PlainDir> {
+    fn open_dir(&self, path: &FilePath, _: FileId) -> FileResult<PlainDir> {
         let at = self.on_disk(path);
         let fd = sys::open(&at, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(PlainDir { fd })
@@ -294,7 +295,7 @@ impl Files for Plain {
         )
     }
 
-    fn read_link(&self, path: &FilePath, _: u64) -> FileResult<OsString> {
+    fn read_link(&self, path: &FilePath, _: FileId) -> FileResult<OsString> {
         let target = sys::readlink(self.on_disk(path), Vec::new())?;
         Ok(OsString::from_vec(target.into_bytes()))
     }
@@ -344,6 +345,10 @@ impl Files for Plain {
 
     fn remove_xattr(&self, target: Target<'_, PlainFile>, name: &OsStr) -> FileResult<()> {
         sys::lremovexattr(self.path(target)?, name)
+    }
+
+    fn dates_every_change(&self) -> bool {
+        true
     }
 
     fn facts(&self) -> FileResult<FileSystemFacts> {
@@ -477,7 +482,12 @@ impl OpenDir for PlainDir {
         Ok(())
     }
 
+    fn attr(&self) -> FileResult<FileAttr> {
+        Ok(attr_of(&sys::fstat(&self.fd)?))
+    }
+
     fn attr_of(&self, name: &OsStr) -> FileResult<FileAttr> {
+        assert_ne!(name, "panic", "as the test wants it");
         Ok(attr_of(&sys::statat(
             &self.fd,
             name,

@@ -12,7 +12,7 @@ use super::super::osdisk::posix::{
     self, DIRECTORY_BITS, is_dir, list_next, meet, meet_at, seek_directory,
 };
 use super::place::{Place, bucket_of, place_of};
-use crate::files::{Errno, FileAttr, FileEntry, FilePath, FileResult, OpenDir};
+use crate::files::{Errno, FileAttr, FileEntry, FileId, FilePath, FileResult, OpenDir};
 
 /// Read from the kernel at once, in bytes.
 const READ_LEN_BYTES: usize = 32 << 10;
@@ -45,12 +45,12 @@ struct Entry {
 }
 
 impl PosixDir {
-    /// Opens a directory. Errors: ENOENT, ENOTDIR; ESTALE where it is another than `ino`.
-    pub(super) fn open(disk: &OsDisk, path: &FilePath, ino: Option<u64>) -> FileResult<Self> {
+    /// Opens a directory. Errors: ENOENT, ENOTDIR; ESTALE where it is another than `id`.
+    pub(super) fn open(disk: &OsDisk, path: &FilePath, id: Option<FileId>) -> FileResult<Self> {
         let place = place_of(path)?;
         let fd = disk.open_directory(path)?;
-        if let Some(ino) = ino
-            && meet(fd.as_fd())?.attr.ino != ino
+        if let Some(id) = id
+            && !id.is_of(&meet(fd.as_fd())?.attr)
         {
             return Err(Errno::STALE);
         }
@@ -139,6 +139,10 @@ impl OpenDir for PosixDir {
                 return Ok(());
             }
         }
+    }
+
+    fn attr(&self) -> FileResult<FileAttr> {
+        Ok(meet(self.fd.as_fd())?.attr)
     }
 
     fn attr_of(&self, name: &OsStr) -> FileResult<FileAttr> {

@@ -34,8 +34,8 @@ use super::disk::Disk;
 use super::osdisk::OsDisk;
 use super::osdisk::posix::{is_symlink, link_text};
 use crate::files::{
-    Caller, Errno, FileAttr, FilePath, FileResult, FileSystemFacts, Files, FilesWatcher, NewNode,
-    OpenFlags, RenameMode, SetAttr, Target, XattrMode,
+    Caller, Errno, FileAttr, FileId, FilePath, FileResult, FileSystemFacts, Files, FilesWatcher,
+    NewNode, OpenFlags, RenameMode, SetAttr, Target, XattrMode,
 };
 
 impl Files for Brick<OsDisk> {
@@ -68,8 +68,8 @@ impl Files for Brick<OsDisk> {
         self.inner.open_target(target, flags)
     }
 
-    fn open_dir(&self, path: &FilePath, ino: u64) -> FileResult<PosixDir> {
-        PosixDir::open(&self.inner.tree.disk, path, Some(ino))
+    fn open_dir(&self, path: &FilePath, id: FileId) -> FileResult<PosixDir> {
+        PosixDir::open(&self.inner.tree.disk, path, Some(id))
     }
 
     fn make_dir(&self, path: &FilePath, mode: u32, caller: Caller) -> FileResult<FileAttr> {
@@ -105,8 +105,8 @@ impl Files for Brick<OsDisk> {
         self.inner.move_path(from, to, mode)
     }
 
-    fn read_link(&self, path: &FilePath, ino: u64) -> FileResult<OsString> {
-        let held = self.inner.hold_target(Target::Named { path, ino })?;
+    fn read_link(&self, path: &FilePath, id: FileId) -> FileResult<OsString> {
+        let held = self.inner.hold_target(Target::Named { path, id })?;
         match is_symlink(held.met.attr.mode) {
             true => link_text(held.fd()),
             false => Err(Errno::INVAL),
@@ -133,6 +133,10 @@ impl Files for Brick<OsDisk> {
 
     fn remove_xattr(&self, target: Target<'_, PosixFile>, name: &OsStr) -> FileResult<()> {
         self.inner.remove_xattr(target, name)
+    }
+
+    fn dates_every_change(&self) -> bool {
+        self.inner.tree.disk.has_fine_times()
     }
 
     fn facts(&self) -> FileResult<FileSystemFacts> {

@@ -11,7 +11,7 @@ use super::super::osdisk::posix::{
 };
 use super::super::osdisk::{OsDisk, OsFile};
 use super::place::{Place, object_at, place_of};
-use crate::files::{Errno, FilePath, FileResult, OpenFile, OpenFlags, Target};
+use crate::files::{Errno, FileId, FilePath, FileResult, OpenFile, OpenFlags, Target};
 use crate::object::Locator;
 
 /// A file of a brick, held open through a mount.
@@ -174,13 +174,13 @@ impl Inner<OsDisk> {
     /// Holds a target. Errors: ENOENT, ENOTDIR; ESTALE where its name leads to another inode.
     pub(super) fn hold_target<'a>(&self, target: Target<'a, PosixFile>) -> FileResult<Held<'a>> {
         match target {
-            Target::Named { path, ino } => {
+            Target::Named { path, id } => {
                 if let Place::Root | Place::Bucket(_) = place_of(path)? {
-                    return self.hold_directory(path, ino);
+                    return self.hold_directory(path, id);
                 }
                 let fd = self.tree.disk.open_node(path)?;
                 let met = meet(fd.as_fd())?;
-                if met.attr.ino != ino {
+                if !id.is_of(&met.attr) {
                     return Err(Errno::STALE);
                 }
                 let node = Node::Named(path, fd);
@@ -194,10 +194,10 @@ impl Inner<OsDisk> {
     }
 
     /// In the root there are directories only.
-    fn hold_directory<'a>(&self, path: &'a FilePath, ino: u64) -> FileResult<Held<'a>> {
+    fn hold_directory<'a>(&self, path: &'a FilePath, id: FileId) -> FileResult<Held<'a>> {
         let fd = self.tree.disk.open_node(path)?;
         let met = meet(fd.as_fd())?;
-        match is_dir(met.attr.mode) && met.attr.ino == ino {
+        match is_dir(met.attr.mode) && id.is_of(&met.attr) {
             true => Ok(Held {
                 node: Node::Named(path, fd),
                 met,
@@ -213,7 +213,7 @@ impl Inner<OsDisk> {
         flags: OpenFlags,
     ) -> FileResult<PosixFile> {
         match target {
-            Target::Named { path, ino } => Ok(self.open_met(path, flags, Some(ino))?.1),
+            Target::Named { path, id } => Ok(self.open_met(path, flags, Some(id))?.1),
             Target::Open(file) => {
                 let fd = self.tree.disk.reopen(file.fd(), flags)?;
                 let met = meet(fd.as_fd())?;
@@ -222,13 +222,13 @@ impl Inner<OsDisk> {
         }
     }
 
-    /// Opens a regular file by name. Errors: EISDIR; ESTALE where it is another inode than
-    /// `ino`.
+    /// Opens a regular file by name. Errors: EISDIR; ESTALE where it is another than
+    /// `id`.
     pub(super) fn open_met(
         self: &Arc<Self>,
         path: &FilePath,
         flags: OpenFlags,
-        ino: Option<u64>,
+        id: Option<FileId>,
     ) -> FileResult<(crate::files::FileAttr, PosixFile)> {
         let Place::Below(place) = place_of(path)? else {
             return Err(Errno::ISDIR);
@@ -238,7 +238,7 @@ impl Inner<OsDisk> {
         if is_dir(met.attr.mode) {
             return Err(Errno::ISDIR);
         }
-        if !is_regular(met.attr.mode) || ino.is_some_and(|ino| ino != met.attr.ino) {
+        if !is_regular(met.attr.mode) || id.is_some_and(|id| !id.is_of(&met.attr)) {
             return Err(Errno::STALE);
         }
         let file = self.opened(fd, &met, flags, || place.object())?;

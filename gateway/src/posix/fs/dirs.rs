@@ -32,7 +32,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// Opens a directory. One that was removed while someone stands in it opens, and is empty.
     pub fn open_dir(&self, ino: u64) -> FileResult<u64> {
         let still = self.still();
-        let dir = match self.by_name(ino, |path, ino| self.volume.open_dir(path, ino)) {
+        let dir = match self.by_name(ino, |path, id| self.volume.open_dir(path, id)) {
             Ok(dir) => Some(dir),
             Err(Errno::STALE) if self.nodes.last_words(ino).is_some() => None,
             Err(error) => return Err(error),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fsstore::files::{Errno, FileResult, Files};
-use fuser::{BackingId, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr};
+use fuser::{
+    BackingId, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
+};
 
 use super::Adapter;
 use super::convert::{attributes, code, nothing};
@@ -71,6 +73,14 @@ impl<V: Files> Adapter<V> {
                 reply.attr(&lasts, &attributes(&entry.attr));
             }
             Err(error) => reply.error(code(error)),
+        }
+    }
+
+    /// How a directory is opened: the kernel may keep its names.
+    pub(super) fn keeping_names(&self, is_alone: bool) -> FopenFlags {
+        match is_alone && self.fs.may_keep_names() {
+            true => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+            false => FopenFlags::empty(),
         }
     }
 

@@ -349,8 +349,10 @@ impl<V: Files> Filesystem for Adapter<V> {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.guarded("opendir", || self.fs.open_dir(ino.0)) {
-            Ok(number) => reply.opened(FileHandle(number), FopenFlags::empty()),
+        let opened = self.guarded("opendir", || self.fs.open_dir(ino.0));
+        let is_alone = self.company.alone();
+        match opened {
+            Ok(number) => reply.opened(FileHandle(number), self.keeping_names(*is_alone)),
             Err(error) => reply.error(code(error)),
         }
     }

@@ -1,6 +1,6 @@
 //! Attributes, and digests that outlive their change.
 
-use crate::files::{Errno, Files, OpenFile, SetAttr, SetTime, Target, XattrMode};
+use crate::files::{Errno, FileId, Files, OpenFile, SetAttr, SetTime, Target, XattrMode};
 
 use super::{BOTH, Caller, FileAttr, FileResult, HELLO_MD5, Scene, me, path};
 
@@ -8,7 +8,13 @@ impl Scene {
     fn set(&self, at: &str, set: SetAttr) -> FileResult<FileAttr> {
         let ino = self.lookup(at)?.ino;
         let path = path(at);
-        self.brick.set_attr(Target::Named { path: &path, ino }, set)
+        self.brick.set_attr(
+            Target::Named {
+                path: &path,
+                id: FileId::any(ino),
+            },
+            set,
+        )
     }
 }
 
@@ -203,7 +209,10 @@ fn access_lists_are_kept_handed_down_and_keep_the_md5() {
     let acl = acl_with_user(4711);
     let set = |at: &str, name: &str| {
         let (path, ino) = (path(at), scene.lookup(at).unwrap().ino);
-        let target = Target::Named { path: &path, ino };
+        let target = Target::Named {
+            path: &path,
+            id: FileId::any(ino),
+        };
         scene
             .brick
             .set_xattr(target, name.as_ref(), &acl, XattrMode::Set)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::files::{Errno, Files, OpenDir};
+use crate::files::{Errno, FileId, Files, OpenDir};
 
 use super::{Scene, path};
 
@@ -30,7 +30,10 @@ fn entries_that_stand_are_met_once_while_others_come_and_go() {
         std::fs::write(scene.real("b/d").join(name), b"").unwrap();
     }
     let ino = scene.lookup("b/d").unwrap().ino;
-    let dir = scene.brick.open_dir(&path("b/d"), ino).unwrap();
+    let dir = scene
+        .brick
+        .open_dir(&path("b/d"), FileId::any(ino))
+        .unwrap();
     let (mut met, mut from) = (Vec::new(), 0);
     for round in 0.. {
         let (names, next) = some(&dir, from, 37);
@@ -54,7 +57,7 @@ fn a_place_is_gone_back_to_and_the_beginning_is_read_anew() {
         scene.write(&format!("b/{name}"), b"");
     }
     let ino = scene.lookup("b").unwrap().ino;
-    let dir = scene.brick.open_dir(&path("b"), ino).unwrap();
+    let dir = scene.brick.open_dir(&path("b"), FileId::any(ino)).unwrap();
     let (first, after_two) = some(&dir, 0, 2);
     let (rest, end) = some(&dir, after_two, 10);
     assert_eq!((first.len(), rest.len()), (2, 2));
@@ -71,7 +74,7 @@ fn entries_have_their_inode_and_kind_and_attributes() {
     scene.write("b/f", b"hello");
     scene.mkdir("b/d").unwrap();
     let ino = scene.lookup("b").unwrap().ino;
-    let dir = scene.brick.open_dir(&path("b"), ino).unwrap();
+    let dir = scene.brick.open_dir(&path("b"), FileId::any(ino)).unwrap();
     dir.read(0, &mut |entry| {
         let name = entry.name.to_str().unwrap();
         let attr = scene.lookup(&format!("b/{name}")).unwrap();
@@ -91,7 +94,7 @@ fn the_root_has_attributes_of_buckets_only() {
     let scene = Scene::new();
     std::fs::write(scene.real("file"), b"x").unwrap();
     let ino = scene.lookup("").unwrap().ino;
-    let dir = scene.brick.open_dir(&path(""), ino).unwrap();
+    let dir = scene.brick.open_dir(&path(""), FileId::any(ino)).unwrap();
     assert_eq!(dir.attr_of("b".as_ref()), scene.lookup("b"));
     for name in ["file", ".portico", "none"] {
         assert_eq!(dir.attr_of(name.as_ref()), Err(Errno::NOENT), "{name}");

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use crate::files::{Errno, Files, NewNode, RenameMode, SetAttr, Target};
+use crate::files::{Errno, FileId, Files, NewNode, RenameMode, SetAttr, Target};
 
 use super::{BOTH, READ, Scene, WRITE, me, path};
 
@@ -15,12 +15,31 @@ fn scene() -> Scene {
 }
 
 #[test]
+fn another_file_of_the_same_number_is_stale() {
+    let scene = scene();
+    let path = path("b/f");
+    let id = scene.lookup("b/f").unwrap().id();
+    let later = FileId {
+        generation: id.generation + 1,
+        ..id
+    };
+    for (id, found) in [(id, Ok(())), (later, Err(Errno::STALE))] {
+        let target = || Target::Named { path: &path, id };
+        assert_eq!(scene.brick.attr(target()).map(drop), found);
+        assert_eq!(
+            scene.brick.open_file(target(), super::READ).map(drop),
+            found
+        );
+    }
+}
+
+#[test]
 fn what_is_not_there_is_enoent() {
     let scene = scene();
     let none = path("b/none");
     let named = Target::Named {
         path: &none,
-        ino: 1,
+        id: FileId::any(1),
     };
     assert_eq!(scene.lookup("b/none").err(), Some(Errno::NOENT));
     assert_eq!(scene.brick.attr(named).err(), Some(Errno::NOENT));
@@ -33,7 +52,10 @@ fn what_is_not_there_is_enoent() {
     assert_eq!(scene.brick.remove_dir(&path("none")), Err(Errno::NOENT));
     let moved = scene.brick.rename(&none, &path("b/x"), RenameMode::Replace);
     assert_eq!(moved, Err(Errno::NOENT));
-    assert_eq!(scene.brick.open_dir(&none, 1).err(), Some(Errno::NOENT));
+    assert_eq!(
+        scene.brick.open_dir(&none, FileId::any(1)).err(),
+        Some(Errno::NOENT)
+    );
 }
 
 #[test]
@@ -46,7 +68,7 @@ fn what_is_below_a_file_is_enotdir() {
     assert_eq!(scene.brick.unlink(&below), Err(Errno::NOTDIR));
     assert_eq!(scene.brick.remove_dir(&path("b/f")), Err(Errno::NOTDIR));
     let ino = scene.lookup("b/f").unwrap().ino;
-    let opened = scene.brick.open_dir(&path("b/f"), ino);
+    let opened = scene.brick.open_dir(&path("b/f"), FileId::any(ino));
     assert_eq!(opened.err(), Some(Errno::NOTDIR));
     let over = |from: &str, to: &str| {
         scene
@@ -95,9 +117,13 @@ fn a_directory_is_eisdir_or_enotempty() {
         len_bytes: Some(0),
         ..SetAttr::default()
     };
-    let set = scene
-        .brick
-        .set_attr(Target::Named { path: &whole, ino }, cut);
+    let set = scene.brick.set_attr(
+        Target::Named {
+            path: &whole,
+            id: FileId::any(ino),
+        },
+        cut,
+    );
     assert_eq!(set.err(), Some(Errno::ISDIR));
 }
 
@@ -107,7 +133,10 @@ fn another_inode_at_a_name_is_estale() {
     let whole = path("b/f");
     let ino = scene.lookup("b/f").unwrap().ino;
     scene.put("f", b"another");
-    let target = || Target::Named { path: &whole, ino };
+    let target = || Target::Named {
+        path: &whole,
+        id: FileId::any(ino),
+    };
     let stale = Some(Errno::STALE);
     assert_eq!(scene.brick.attr(target()).err(), stale);
     assert_eq!(scene.brick.open_file(target(), READ).err(), stale);
@@ -116,8 +145,11 @@ fn another_inode_at_a_name_is_estale() {
     assert_eq!(set.err(), stale);
     assert_eq!(scene.brick.xattr_names(target()).err(), stale);
     assert_eq!(scene.brick.make_link(target(), &path("b/l")).err(), stale);
-    assert_eq!(scene.brick.read_link(&whole, ino).err(), stale);
-    assert_eq!(scene.brick.open_dir(&path("b/d"), ino).err(), stale);
+    assert_eq!(scene.brick.read_link(&whole, FileId::any(ino)).err(), stale);
+    assert_eq!(
+        scene.brick.open_dir(&path("b/d"), FileId::any(ino)).err(),
+        stale
+    );
     assert_eq!(scene.get("f"), b"another");
 }
 
@@ -128,7 +160,10 @@ fn a_bucket_name_that_can_be_none_is_einval() {
     let name = OsStr::new("f");
     let ino = scene.lookup("b/f").unwrap().ino;
     let whole = path("b").join(name).unwrap();
-    assert_eq!(scene.brick.read_link(&whole, ino), Err(Errno::INVAL));
+    assert_eq!(
+        scene.brick.read_link(&whole, FileId::any(ino)),
+        Err(Errno::INVAL)
+    );
     let long = "x".repeat(256);
     let joined = path("b").join(OsStr::new(&long));
     assert_eq!(joined, Err(Errno::NAMETOOLONG));

@@ -1,13 +1,16 @@
 //! Hard and symbolic links.
 
-use crate::files::{Errno, Files, OpenFile, Target};
+use crate::files::{Errno, FileId, Files, OpenFile, Target};
 
 use super::{BOTH, HELLO_MD5, Scene, me, path};
 
 fn link(scene: &Scene, from: &str, to: &str) -> Result<u32, Errno> {
     let (source, to) = (path(from), path(to));
     let ino = scene.lookup(from)?.ino;
-    let target = Target::Named { path: &source, ino };
+    let target = Target::Named {
+        path: &source,
+        id: FileId::any(ino),
+    };
     Ok(scene.brick.make_link(target, &to)?.link_count)
 }
 
@@ -71,7 +74,10 @@ fn a_symbolic_link_to_a_file_inside_is_an_object() {
     assert_eq!(scene.keys(), ["file", "link"]);
     assert_eq!(scene.stat("link").etag, put.etag);
     assert_eq!(
-        scene.brick.read_link(&path("b/link"), made.ino).unwrap(),
+        scene
+            .brick
+            .read_link(&path("b/link"), FileId::any(made.ino))
+            .unwrap(),
         "file"
     );
     assert_eq!(scene.lookup("b/link").unwrap().ino, made.ino);

@@ -24,7 +24,7 @@ use crate::brick::posix::PosixFile;
 use crate::brick::{Brick, BrickOptions};
 use crate::error::StoreError;
 use crate::files::{
-    Caller, FileAttr, FilePath, FileResult, Files, OpenDir, OpenFile, OpenFlags, Target,
+    Caller, FileAttr, FileId, FilePath, FileResult, Files, OpenDir, OpenFile, OpenFlags, Target,
 };
 use crate::name::{BucketName, ObjectKey};
 use crate::object::{Locator, ObjectInfo, Precondition};
@@ -250,8 +250,13 @@ impl Scene {
     fn open(&self, at: &str, flags: OpenFlags) -> FileResult<PosixFile> {
         let path = path(at);
         let ino = self.brick.lookup(&path)?.ino;
-        self.brick
-            .open_file(Target::Named { path: &path, ino }, flags)
+        self.brick.open_file(
+            Target::Named {
+                path: &path,
+                id: FileId::any(ino),
+            },
+            flags,
+        )
     }
 
     fn read(&self, at: &str) -> FileResult<Vec<u8>> {
@@ -264,7 +269,7 @@ impl Scene {
 
     fn names_of(&self, at: &str) -> Vec<String> {
         let ino = self.lookup(at).unwrap().ino;
-        let dir = self.brick.open_dir(&path(at), ino).unwrap();
+        let dir = self.brick.open_dir(&path(at), FileId::any(ino)).unwrap();
         let mut names = Vec::new();
         dir.read(0, &mut |entry| {
             names.push(entry.name.to_str().unwrap().to_owned());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use md5::{Digest, Md5};
 
 use crate::brick::HashPolicy;
-use crate::files::{Errno, FileResult, Files, OpenFile, RenameMode, SetAttr, Target};
+use crate::files::{Errno, FileId, FileResult, Files, OpenFile, RenameMode, SetAttr, Target};
 use crate::keypath;
 use crate::name::ETag;
 use crate::volume::{Durability, ListQuery, Volume};
@@ -98,7 +98,10 @@ impl Scene {
         let bytes = vec![b'x'; numbers.below(9)];
         let named = |act: &dyn Fn(Target<'_, _>) -> FileResult<()>| {
             let ino = self.brick.lookup(&whole)?.ino;
-            act(Target::Named { path: &whole, ino })
+            act(Target::Named {
+                path: &whole,
+                id: FileId::any(ino),
+            })
         };
         let (what, done) = match numbers.below(13) {
             0..3 => {

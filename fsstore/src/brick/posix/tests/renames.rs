@@ -1,6 +1,8 @@
 //! Names moved.
 
-use crate::files::{Errno, FileResult, Files, NewNode, OpenFile, OpenFlags, RenameMode, Target};
+use crate::files::{
+    Errno, FileId, FileResult, Files, NewNode, OpenFile, OpenFlags, RenameMode, Target,
+};
 
 use super::{BOTH, HELLO_MD5, Scene, at_in, me, path};
 
@@ -189,7 +191,10 @@ fn two_names_of_one_file_are_left_as_they_are() {
     let scene = Scene::new();
     scene.put("one", b"x");
     let (one, ino) = (path("b/one"), scene.lookup("b/one").unwrap().ino);
-    let target = Target::Named { path: &one, ino };
+    let target = Target::Named {
+        path: &one,
+        id: FileId::any(ino),
+    };
     scene.brick.make_link(target, &path("b/two")).unwrap();
     scene.mv("b/one", "b/two").unwrap();
     assert_eq!(scene.names_of("b"), ["one", "two"]);
@@ -237,9 +242,13 @@ fn what_replaces_nothing_leaves_an_object_that_stands_aside() {
     };
     let exist = Some(Errno::EXIST);
     assert_eq!(create(exclusive).err(), exist);
-    let linked = scene
-        .brick
-        .make_link(Target::Named { path: &file, ino }, &to);
+    let linked = scene.brick.make_link(
+        Target::Named {
+            path: &file,
+            id: FileId::any(ino),
+        },
+        &to,
+    );
     assert_eq!(linked.err(), exist);
     assert_eq!(scene.brick.make_node(&to, node, me()).err(), exist);
     let link = scene.brick.make_symlink(&to, "../f".as_ref(), me());

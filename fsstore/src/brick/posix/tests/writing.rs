@@ -1,7 +1,7 @@
 //! Files created, written and held open.
 
 use crate::brick::HashPolicy;
-use crate::files::{Errno, Files, OpenFile, OpenFlags, SetAttr, Target};
+use crate::files::{Errno, FileId, Files, OpenFile, OpenFlags, SetAttr, Target};
 
 use super::{BOTH, EMPTY_MD5, HELLO_MD5, READ, Scene, WRITE, me, path, read_all};
 
@@ -150,7 +150,10 @@ fn a_length_set_by_name_is_an_edit_of_its_own() {
         len_bytes: Some(5),
         ..SetAttr::default()
     };
-    let target = Target::Named { path: &whole, ino };
+    let target = Target::Named {
+        path: &whole,
+        id: FileId::any(ino),
+    };
     assert_eq!(scene.brick.set_attr(target, set).unwrap().len_bytes, 5);
     assert!(scene.stat("k").etag.is_provisional());
     scene.eventually_tagged("k", HELLO_MD5);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use crate::files::{Errno, Files, OpenFile, Target, XattrMode};
+use crate::files::{Errno, FileId, Files, OpenFile, Target, XattrMode};
 use crate::volume::AttrsPatch;
 
 use super::{FileResult, HELLO_MD5, Scene, me, path};
@@ -12,7 +12,10 @@ impl Scene {
     fn xattr(&self, at: &str, name: &str) -> FileResult<Vec<u8>> {
         let path = path(at);
         let ino = self.lookup(at)?.ino;
-        let target = Target::Named { path: &path, ino };
+        let target = Target::Named {
+            path: &path,
+            id: FileId::any(ino),
+        };
         self.brick.xattr(target, OsStr::new(name))
     }
 
@@ -23,21 +26,30 @@ impl Scene {
     fn set_xattr_as(&self, at: &str, name: &str, value: &[u8], mode: XattrMode) -> FileResult<()> {
         let path = path(at);
         let ino = self.lookup(at)?.ino;
-        let target = Target::Named { path: &path, ino };
+        let target = Target::Named {
+            path: &path,
+            id: FileId::any(ino),
+        };
         self.brick.set_xattr(target, OsStr::new(name), value, mode)
     }
 
     fn take_xattr(&self, at: &str, name: &str) -> FileResult<()> {
         let path = path(at);
         let ino = self.lookup(at)?.ino;
-        let target = Target::Named { path: &path, ino };
+        let target = Target::Named {
+            path: &path,
+            id: FileId::any(ino),
+        };
         self.brick.remove_xattr(target, OsStr::new(name))
     }
 
     fn xattrs(&self, at: &str) -> Vec<String> {
         let path = path(at);
         let ino = self.lookup(at).unwrap().ino;
-        let target = Target::Named { path: &path, ino };
+        let target = Target::Named {
+            path: &path,
+            id: FileId::any(ino),
+        };
         let names = self.brick.xattr_names(target).unwrap().into_iter();
         let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
         names.sort();

@@ -1,0 +1,131 @@
+//! Files held open for a moment after they were looked up, where names are being replaced.
+//!
+//! The kernel looks a name up and then opens the file it was told of. Where that file was
+//! replaced in between it is gone, and the kernel looks up and opens once more, not twice. So
+//! after the first such miss, what is looked up is held until the opening has come: the second
+//! attempt finds its file, as on a local file system.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Most files held.
+const MAX_HELD: usize = 256;
+/// How long after a miss what is looked up is held, at least. They are let go within the double:
+/// a file without a name takes room as long as it is held.
+const WHILE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct State<F> {
+    files: VecDeque<(u64, Arc<F>)>,
+    holds: bool,
+    missed_again: bool,
+}
+
+/// Files by node number. Clones are of one.
+#[derive(Debug)]
+pub struct Held<F> {
+    state: Arc<Mutex<State<F>>>,
+}
+
+impl<F> Default for Held<F> {
+    fn default() -> Self {
+        let state = State {
+            files: VecDeque::new(),
+            holds: false,
+            missed_again: false,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+}
+
+fn lock<F>(state: &Mutex<State<F>>) -> MutexGuard<'_, State<F>> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<F: Send + Sync + 'static> Held<F> {
+    /// Notes that a file was gone before it could be opened: for a while what is looked up is
+    /// held.
+    pub fn missed(&self) {
+        let mut state = lock(&self.state);
+        state.missed_again = true;
+        if state.holds {
+            return;
+        }
+        let shared = Arc::downgrade(&self.state);
+        let watching = std::thread::Builder::new()
+            .name("mount-held".to_owned())
+            .spawn(move || {
+                loop {
+                    std::thread::sleep(WHILE);
+                    let Some(state) = shared.upgrade() else {
+                        return;
+                    };
+                    let mut state = lock(&state);
+                    if !std::mem::take(&mut state.missed_again) {
+                        state.holds = false;
+                        let files = std::mem::take(&mut state.files);
+                        drop(state);
+                        drop(files);
+                        return;
+                    }
+                }
+            });
+        state.holds = watching.is_ok();
+    }
+
+    /// Whether what is looked up is to be held.
+    pub fn wants(&self) -> bool {
+        lock(&self.state).holds
+    }
+
+    /// Holds a file that was looked up.
+    pub fn hold(&self, ino: u64, file: F) {
+        let mut state = lock(&self.state);
+        if !state.holds {
+            return;
+        }
+        state.files.push_front((ino, Arc::new(file)));
+        let beyond = (state.files.len() > MAX_HELD).then(|| state.files.pop_back());
+        drop(state);
+        drop(beyond);
+    }
+
+    /// A file that is held.
+    pub fn get(&self, ino: u64) -> Option<Arc<F>> {
+        let state = lock(&self.state);
+        let found = state.files.iter().find(|(other, _)| *other == ino);
+        found.map(|(_, file)| Arc::clone(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn files_are_held_after_a_miss_and_let_go_later() {
+        let held = Held::default();
+        assert!(!held.wants());
+        held.hold(1, "before");
+        assert_eq!(held.get(1), None);
+        held.missed();
+        assert!(held.wants());
+        held.hold(1, "one");
+        assert_eq!(held.get(1).as_deref(), Some(&"one"));
+        for ino in 2..=MAX_HELD as u64 + 1 {
+            held.hold(ino, "another");
+        }
+        assert_eq!(held.get(1), None);
+        let began = Instant::now();
+        while held.wants() {
+            assert!(began.elapsed() < 20 * WHILE, "they are held for ever");
+            std::thread::sleep(WHILE / 20);
+        }
+        assert_eq!(held.get(2), None);
+    }
+}
