@@ -437,6 +437,10 @@ pub trait OpenDir: Send + Sync + 'static {
     /// the directory ends. An entry that stands all the while is met once.
     fn read(&self, from: u64, visit: &mut dyn FnMut(FileEntry<'_>) -> bool) -> FileResult<()>;
 
+    /// Reads on from where the last [`read`](Self::read) stopped, so that the next finds it at
+    /// hand.
+    fn read_ahead(&self);
+
     /// Its own attributes.
     fn attr(&self) -> FileResult<FileAttr>;
 

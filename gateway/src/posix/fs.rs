@@ -97,10 +97,10 @@ impl<V: Files, B> FileSystem<V, B> {
         self.volume.tells_all()
     }
 
-    /// Whether the kernel may keep the names of directories: it compares their times before it
-    /// uses them, and what is done elsewhere moves those or is told.
-    pub fn may_keep_names(&self) -> bool {
-        self.is_told_all() && self.volume.dates_every_change()
+    /// Whether the kernel may keep the names of a directory, and gains by it: it compares the
+    /// directory's time before it uses them, and what is done elsewhere moves that or is told.
+    pub fn may_keep_names(&self, ino: u64) -> bool {
+        self.is_told_all() && self.volume.dates_every_change() && self.nodes.knows_most(ino)
     }
 
     /// Which file the kernel knows by `ino`.

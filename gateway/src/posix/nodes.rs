@@ -57,6 +57,8 @@ struct Node<H> {
     opened_as: Option<(u64, i64, i64)>,
     /// A directory that other hands may have moved.
     doubted: bool,
+    /// How many names were in it when it was last read to its end.
+    listed: Option<usize>,
 }
 
 impl<H> Node<H> {
@@ -78,6 +80,7 @@ impl<H> Node<H> {
             last: None,
             opened_as: None,
             doubted: false,
+            listed: None,
         }
     }
 }
@@ -250,6 +253,24 @@ impl<H: Clone> Nodes<H> {
     pub fn child(&self, parent: u64, name: &OsStr) -> Option<u64> {
         let table = self.lock();
         table.nodes.get(&parent)?.children.get(name).copied()
+    }
+
+    /// A directory was read to its end, where it had this many names.
+    pub fn listed(&self, ino: u64, count: usize) {
+        if let Some(node) = self.lock().nodes.get_mut(&ino) {
+            node.listed = Some(count);
+        }
+    }
+
+    /// Whether the kernel knows most of what stands in a directory: then it gains by keeping
+    /// its names. Else it is better told of them anew each time, with what they lead to.
+    pub fn knows_most(&self, ino: u64) -> bool {
+        let table = self.lock();
+        let node = table.nodes.get(&ino);
+        node.is_some_and(|node| {
+            let listed = node.listed;
+            listed.is_some_and(|count| node.children.len() >= count / 2)
+        })
     }
 
     /// True for what is no regular file as far as is known.

@@ -210,6 +210,29 @@ fn a_directory_is_listed_with_itself_and_the_one_above_and_each_entry_once() {
 }
 
 #[test]
+fn the_kernel_keeps_names_of_a_directory_most_of_which_it_knows() {
+    let t = Try::new();
+    for number in 0..9 {
+        std::fs::write(t.dir.path().join(format!("f{number}")), "").unwrap();
+    }
+    assert!(!t.fs.may_keep_names(ROOT));
+    let number = t.fs.open_dir(ROOT).unwrap();
+    t.fs.read_dir(number, 0, |_| true).unwrap();
+    assert!(!t.fs.may_keep_names(ROOT));
+    for number in 0..4 {
+        assert!(!t.fs.may_keep_names(ROOT));
+        t.fs.lookup(ROOT, OsStr::new(&format!("f{number}")))
+            .unwrap();
+    }
+    assert!(t.fs.may_keep_names(ROOT));
+    let ino = t.fs.lookup(ROOT, OsStr::new("f0")).unwrap().attr.ino;
+    t.fs.forget(ino, 2);
+    assert!(!t.fs.may_keep_names(ROOT));
+    t.fs.read_dir_plus(number, 0, |_, _| true).unwrap();
+    assert!(t.fs.may_keep_names(ROOT));
+}
+
+#[test]
 fn an_entry_listed_with_attributes_counts_as_looked_up_where_there_was_room() {
     let t = Try::new();
     std::fs::write(t.dir.path().join("f"), "").unwrap();

@@ -482,6 +482,8 @@ impl OpenDir for PlainDir {
         Ok(())
     }
 
+    fn read_ahead(&self) {}
+
     fn attr(&self) -> FileResult<FileAttr> {
         Ok(attr_of(&sys::fstat(&self.fd)?))
     }

@@ -76,7 +76,7 @@ impl PosixDir {
             }
     }
 
-    fn read_ahead(&self, ahead: &mut Ahead) -> FileResult<bool> {
+    fn read_on(&self, ahead: &mut Ahead) -> FileResult<bool> {
         let Ahead {
             names,
             entries,
@@ -135,9 +135,17 @@ impl OpenDir for PosixDir {
                 ahead.from = next;
                 ahead.given += 1;
             }
-            if !self.read_ahead(&mut ahead)? {
+            if !self.read_on(&mut ahead)? {
                 return Ok(());
             }
+        }
+    }
+
+    fn read_ahead(&self) {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if ahead.peek().is_none() {
+            // Whoever reads next hears of an error.
+            let _ = self.read_on(&mut ahead);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fsstore::files::{Errno, FileResult, Files, OpenDir};
 
@@ -13,6 +14,8 @@ use crate::posix::nodes::KIND;
 pub(super) struct DirHandle<D> {
     ino: u64,
     dir: Option<D>,
+    /// How many names were read since the beginning.
+    read: AtomicUsize,
 }
 
 /// An entry of a directory being listed.
@@ -39,7 +42,9 @@ impl<V: Files, B> FileSystem<V, B> {
         };
         drop(still);
         let number = self.dirs.number();
-        self.dirs.put(number, Arc::new(DirHandle { ino, dir }));
+        let read = AtomicUsize::new(0);
+        self.dirs
+            .put(number, Arc::new(DirHandle { ino, dir, read }));
         Ok(number)
     }
 
@@ -68,18 +73,38 @@ impl<V: Files, B> FileSystem<V, B> {
                 return Ok(());
             }
         }
-        dir.read(volume_place(from), &mut |entry| {
+        if volume_place(from) == 0 {
+            handle.read.store(0, Ordering::Relaxed);
+        }
+        let mut ended = true;
+        let read = dir.read(volume_place(from), &mut |entry| {
             let kind = match entry.kind {
                 0 => dir.attr_of(entry.name).map_or(0, |attr| attr.mode & KIND),
                 kind => kind,
             };
-            visit(Listed {
+            ended = visit(Listed {
                 name: entry.name,
                 ino: entry.ino,
                 kind,
                 next: kernel_place(entry.next),
-            })
-        })
+            });
+            handle.read.fetch_add(usize::from(ended), Ordering::Relaxed);
+            ended
+        });
+        if ended && read.is_ok() {
+            let count = handle.read.load(Ordering::Relaxed);
+            self.nodes.listed(handle.ino, count);
+        }
+        read
+    }
+
+    /// Reads on in a directory, so that what the kernel asks for next is at hand.
+    pub fn read_ahead(&self, number: u64) {
+        if let Some(handle) = self.dirs.get(number)
+            && let Some(dir) = &handle.dir
+        {
+            dir.read_ahead();
+        }
     }
 
     /// Lists a directory with attributes, as [`FileSystem::read_dir`]. `visit` gives whether the

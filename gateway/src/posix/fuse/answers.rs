@@ -77,8 +77,8 @@ impl<V: Files> Adapter<V> {
     }
 
     /// How a directory is opened: the kernel may keep its names.
-    pub(super) fn keeping_names(&self, is_alone: bool) -> FopenFlags {
-        match is_alone && self.fs.may_keep_names() {
+    pub(super) fn keeping_names(&self, ino: u64, is_alone: bool) -> FopenFlags {
+        match is_alone && self.fs.may_keep_names(ino) {
             true => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
             false => FopenFlags::empty(),
         }

@@ -352,7 +352,7 @@ impl<V: Files> Filesystem for Adapter<V> {
         let opened = self.guarded("opendir", || self.fs.open_dir(ino.0));
         let is_alone = self.company.alone();
         match opened {
-            Ok(number) => reply.opened(FileHandle(number), self.keeping_names(*is_alone)),
+            Ok(number) => reply.opened(FileHandle(number), self.keeping_names(ino.0, *is_alone)),
             Err(error) => reply.error(code(error)),
         }
     }
@@ -372,7 +372,10 @@ impl<V: Files> Filesystem for Adapter<V> {
             })
         });
         match read {
-            Ok(()) => reply.ok(),
+            Ok(()) => {
+                reply.ok();
+                self.fs.read_ahead(handle.0);
+            }
             Err(error) => reply.error(code(error)),
         }
     }
