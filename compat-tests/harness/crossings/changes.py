@@ -1,12 +1,10 @@
 """Random changes: made as plain tuples, so that a run can be shown and repeated, and carried out."""
 
 import base64
-import errno
 import hashlib
 import mmap
 import os
 import random
-import time
 from urllib.parse import quote
 
 from harness.crossings.model import Inode, Refused, parent
@@ -48,17 +46,6 @@ def draw(source, doors, without=()):
     if name == "delete_many":
         key = tuple(sorted(source.sample(KEYS, 3)))
     return door, name, key, other, size, seed
-
-
-def opened(path, flags, mode=0o777):
-    """open(2), once more where it says ESTALE: SEMANTICS 31 has that limit."""
-    try:
-        return os.open(path, flags, mode)
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-    time.sleep(0.1)
-    return os.open(path, flags, mode)
 
 
 class Writer:
@@ -181,7 +168,7 @@ class Changes:
     def posix_create(self, door, path, _other, size, seed, refused=False):
         if not refused:
             self.model.create(path, blob(size, seed))
-        file = opened(self.roots[door] / path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
+        file = os.open(self.roots[door] / path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
         write_all(file, blob(size, seed))
         os.close(file)
         return self.names_of(self.model.files[path])
@@ -200,7 +187,7 @@ class Changes:
     def edit(self, door, path, refused, change, flags=os.O_RDWR):
         """Opens a file, lets `change` write to it, closes it."""
         inode = None if refused else self.model.file(path)
-        file = opened(self.roots[door] / path, flags)
+        file = os.open(self.roots[door] / path, flags)
         change(file, inode)
         os.close(file)
         return self.names_of(inode)
