@@ -300,6 +300,16 @@ impl Index {
         self.shared.get(bucket, key).await
     }
 
+    /// Looks up many keys, each as [`Index::get`] does, with few questions to the database.
+    /// Errors: Index, Corrupt.
+    pub async fn get_many(
+        &self,
+        bucket: &BucketName,
+        keys: &[ObjectKey],
+    ) -> Result<Vec<Option<Row>>> {
+        self.shared.get_many(bucket, keys).await
+    }
+
     /// The first `limit` rows of a range, in order of keys by bytes; fewer only where the range
     /// has no more. `limit` is at most [`MAX_FETCH_ROWS`]. Errors: Index, Corrupt.
     pub async fn rows(

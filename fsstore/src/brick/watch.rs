@@ -18,7 +18,7 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,7 @@ use super::osdisk::OsDisk;
 use super::tree::{absent_is_none, is_forbidden};
 use crate::error::{Result, StoreError};
 use crate::keypath::{key_of_marker, key_of_plain};
-use crate::name::BucketName;
+use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
 
 /// How long events are gathered after the first.
@@ -202,7 +202,25 @@ struct Watch {
 #[derive(Default)]
 struct Findings {
     keys: Vec<Locator>,
+    /// What may be wrong, by bucket: the rows tell.
+    suspects: BTreeMap<BucketName, Vec<(ObjectKey, Option<FileFacts>)>>,
     notices: BTreeSet<Notice>,
+}
+
+impl Findings {
+    /// Compares with their rows what has not been.
+    fn compare(&mut self, inner: &Inner<OsDisk>) -> Result<()> {
+        for (bucket, suspects) in std::mem::take(&mut self.suspects) {
+            let (keys, facts): (Vec<_>, Vec<_>) = suspects.into_iter().unzip();
+            let rows = inner.runtime.block_on(inner.index.get_many(&bucket, &keys));
+            for ((key, facts), row) in keys.into_iter().zip(facts).zip(rows?) {
+                if !is_right(inner, row.as_ref(), facts.as_ref()) {
+                    self.keys.push(Locator::new(bucket.clone(), key));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Watch {
@@ -335,6 +353,10 @@ impl Watch {
                     self.pending.lose();
                 }
             }
+            if let Err(e) = findings.compare(inner) {
+                tracing::warn!("changes could not be compared with the index: {e}");
+                self.pending.lose();
+            }
             put_right(inner, findings);
             if inner.is_stopping() {
                 return Ok(());
@@ -390,15 +412,17 @@ impl Watch {
             self.ask(Subtree::Below(bucket.clone(), rest.clone()));
         }
         let marker = if is_dir { key_of_marker(&rest) } else { None };
-        // A file that came has no row yet, most likely: none is asked for.
-        let came = mask & (FAN_CREATE | FAN_MOVED_TO) != 0 && !is_dir;
+        if is_dir && mask & NAMED == FAN_CREATE {
+            // Neither it nor a file at its path has a row: that went with an event of its own.
+            return Ok(());
+        }
         for key in key_of_plain(&rest).into_iter().chain(marker) {
-            let is_right = !came && {
-                let row = inner.runtime.block_on(inner.index.get(&bucket, &key))?;
-                is_right(inner, row.as_ref(), facts.as_ref())
-            };
-            if !is_right {
+            if is_named && !is_dir {
+                // A row is missing or there too much, most likely: none is asked for.
                 findings.keys.push(Locator::new(bucket.clone(), key));
+            } else {
+                let suspects = findings.suspects.entry(bucket.clone()).or_default();
+                suspects.push((key, facts));
             }
         }
         Ok(())
@@ -443,7 +467,7 @@ fn is_right(inner: &Inner<OsDisk>, row: Option<&Row>, facts: Option<&FileFacts>)
 }
 
 fn put_right(inner: &Arc<Inner<OsDisk>>, findings: Findings) {
-    let Findings { keys, notices } = findings;
+    let Findings { keys, notices, .. } = findings;
     if !keys.is_empty() {
         tracing::debug!(keys = keys.len(), "changed behind our back");
         if let Err(e) = inner.runtime.block_on(inner.submit_reconcile(keys)) {

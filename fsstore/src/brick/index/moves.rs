@@ -335,6 +335,40 @@ impl Shared {
         }
     }
 
+    pub(super) async fn get_many(
+        &self,
+        bucket: &BucketName,
+        keys: &[ObjectKey],
+    ) -> Result<Vec<Option<Row>>> {
+        let mut rows = vec![None; keys.len()];
+        let mut stored: Vec<(usize, &[u8])> = Vec::new();
+        let mut moving = Vec::new();
+        let mut id = None;
+        for (i, key) in keys.iter().enumerate() {
+            let bytes = key.as_str().as_bytes();
+            match self.place_of(bucket, bytes) {
+                Place::Known(row) => rows[i] = row.map(Arc::unwrap_or_clone),
+                Place::Here(of) => {
+                    id = Some(of);
+                    stored.push((i, bytes));
+                }
+                Place::Moving(_) => moving.push((i, key)),
+            }
+        }
+        if let Some(id) = id {
+            let asked: Vec<_> = stored.iter().map(|(_, key)| *key).collect();
+            let found = self.database.get_many(id, &asked).await?;
+            let found: BTreeMap<_, _> = found.into_iter().collect();
+            for (i, key) in stored {
+                rows[i] = found.get(key).cloned();
+            }
+        }
+        for (i, key) in moving {
+            rows[i] = self.get(bucket, key).await?;
+        }
+        Ok(rows)
+    }
+
     fn place_of(&self, bucket: &BucketName, key: &[u8]) -> Place {
         let overlay = self.overlay();
         let Some(id) = overlay.bucket_id(bucket) else {

@@ -7,6 +7,7 @@ use super::super::Totals;
 use super::super::overlay::BucketId;
 use super::super::range::{KeyRange, Rolling};
 use super::super::row::Row;
+use super::writer::{WRITE_CHUNK, statement, with_keys};
 use super::{Database, moved_through};
 use crate::error::Result;
 
@@ -93,6 +94,23 @@ impl Database {
     pub async fn get(&self, bucket: BucketId, key: &[u8]) -> Result<Option<Row>> {
         let row = self.settle(one(&self.readers, bucket, key).await).await?;
         row.map(|stored| Row::decode(&stored.value)).transpose()
+    }
+
+    /// What stands at many keys, in any order; those at which nothing does are left out.
+    pub async fn get_many(&self, bucket: BucketId, keys: &[&[u8]]) -> Result<Vec<(Vec<u8>, Row)>> {
+        let mut found = Vec::with_capacity(keys.len());
+        for chunk in keys.chunks(WRITE_CHUNK) {
+            let sql = with_keys("SELECT key, value FROM entry", chunk.len());
+            let query = statement(sql, chunk.len()).bind(bucket);
+            let query = chunk.iter().fold(query, |query, &key| query.bind(key));
+            let rows = query.fetch_all(&self.readers).await;
+            let rows = rows.and_then(|rows| rows.iter().map(stored).collect());
+            let rows: Vec<Stored> = self.settle(rows).await?;
+            for Stored { key, value } in rows {
+                found.push((key, Row::decode(&value)?));
+            }
+        }
+        Ok(found)
     }
 
     /// One state of the database, to be asked several things.

@@ -10,8 +10,8 @@ use super::super::overlay::{BucketId, BucketState, Generation, Key, Pending};
 use super::super::row::Row;
 use super::MOVED;
 
-/// Rows written by one statement.
-const WRITE_CHUNK: usize = 128;
+/// Rows written, or asked for, by one statement.
+pub(super) const WRITE_CHUNK: usize = 128;
 /// Rows of a dropped bucket deleted by one transaction.
 const SWEEP_ROWS: u64 = 4_096;
 
@@ -362,11 +362,11 @@ fn as_i64(len: usize) -> i64 {
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// A statement made for `rows` rows: prepared once for full chunks, which are the many.
-fn statement<'q>(sql: String, rows: usize) -> Query<'q> {
+pub(super) fn statement<'q>(sql: String, rows: usize) -> Query<'q> {
     sqlx::query(AssertSqlSafe(sql)).persistent(rows == WRITE_CHUNK || rows == 1)
 }
 
-fn with_keys(head: &str, keys: usize) -> String {
+pub(super) fn with_keys(head: &str, keys: usize) -> String {
     let mut sql = format!("{head} WHERE bucket_id = ? AND key IN (?");
     for _ in 1..keys {
         sql.push_str(",?");

@@ -79,6 +79,10 @@ async fn check_lists(index: &Index, name: &BucketName, model: &Model, random: &m
     let probe = random.key();
     let found = index.get(name, &key(&probe)).await.unwrap();
     assert_eq!(found.as_ref(), model.get(&probe), "{probe:?}");
+    let asked: Vec<_> = model.keys().chain([&probe]).map(|text| key(text)).collect();
+    let found = index.get_many(name, &asked).await.unwrap();
+    let expected = asked.iter().map(|key| model.get(key.as_str()).cloned());
+    assert_eq!(found, expected.collect::<Vec<_>>());
 }
 
 async fn check_totals(index: &Index, name: &BucketName, model: &Model) {
