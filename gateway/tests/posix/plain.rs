@@ -231,10 +231,18 @@ impl Files for Plain {
     }
 
     fn open_file(&self, target: Target<'_, PlainFile>, flags: OpenFlags) -> FileResult<PlainFile> {
+        let wanted = match &target {
+            Target::Named { id, .. } => Some(*id),
+            Target::Open(_) => None,
+        };
         let path = self.path(target)?;
         let fd = sys::open(&path, access(flags), Mode::empty())?;
-        let ino = sys::fstat(&fd)?.st_ino;
-        Ok(self.opened(fd, ino, flags))
+        let attr = attr_of(&sys::fstat(&fd)?);
+        // Replaced since it was looked at.
+        if wanted.is_some_and(|id| !id.is_of(&attr)) {
+            return Err(Errno::STALE);
+        }
+        Ok(self.opened(fd, attr.ino, flags))
     }
 
     fn open_dir(&self, path: &FilePath, _: FileId) -> FileResult<PlainDir> {
