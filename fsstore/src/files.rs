@@ -297,6 +297,10 @@ pub trait Files: Send + Sync + 'static {
     /// What stands at a path; a symbolic link is not followed. Errors: ENOENT, ENOTDIR.
     fn lookup(&self, path: &FilePath) -> FileResult<FileAttr>;
 
+    /// A path of the inode of this number, of which nothing else is known any more. May take long.
+    /// Errors: ESTALE where none is found.
+    fn find(&self, ino: u64) -> FileResult<FilePath>;
+
     /// A file's attributes. Errors: ESTALE, ENOENT.
     fn attr(&self, target: Target<'_, Self::OpenFile>) -> FileResult<FileAttr>;
 

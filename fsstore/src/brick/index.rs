@@ -34,6 +34,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use self::database::{Database, Writer};
+use self::list::read_key;
 pub use self::list::{MAX_FETCH_ROWS, Page};
 pub use self::moves::Moving;
 pub use self::overlay::MAX_OVERLAY_ROWS;
@@ -310,6 +311,22 @@ impl Index {
         self.shared.get_many(bucket, keys).await
     }
 
+    /// The keys whose files had this inode number when they were seen last, those aside from their
+    /// paths left out. Reads every row. Errors: Index, Corrupt.
+    pub async fn keys_of_ino(&self, ino: u64) -> Result<Vec<(BucketName, ObjectKey)>> {
+        self.shared.flush().await?;
+        let found = self.shared.database.of_ino(ino).await?;
+        let names = self.shared.overlay().names();
+        let mut keys = Vec::with_capacity(found.len());
+        for (bucket, stored) in found {
+            let is_aside = Row::decode(&stored.value)?.flags.escaped;
+            if let (Some(bucket), false) = (names.get(&bucket), is_aside) {
+                keys.push((bucket.clone(), read_key(stored.key)?));
+            }
+        }
+        Ok(keys)
+    }
+
     /// The first `limit` rows of a range, in order of keys by bytes; fewer only where the range
     /// has no more. `limit` is at most [`MAX_FETCH_ROWS`]. Errors: Index, Corrupt.
     pub async fn rows(
@@ -380,12 +397,6 @@ impl Index {
         shared.checkpoint().await?;
         shared.database.close().await;
         Ok(())
-    }
-
-    /// Keeps the database from being written.
-    #[cfg(test)]
-    pub(super) async fn hold_writer(&self) -> impl Sized + '_ {
-        self.shared.writer.lock().await
     }
 
     fn change_buckets(&self, change: impl FnOnce(&mut Overlay) -> Applied) -> Applied {

@@ -1,6 +1,7 @@
 //! [`Disk`] over a real directory tree, by system calls.
 
 mod access;
+mod numbers;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -9,6 +9,7 @@
 //! then the table of nodes, for moments. A path is thus never used after a directory in it has
 //! moved.
 
+mod again;
 mod dirs;
 mod files;
 mod finding;
@@ -160,8 +161,13 @@ impl<V: Files, B> FileSystem<V, B> {
         Entry { attr, may_remember }
     }
 
-    /// What stands at a name. Errors: ENOENT.
+    /// What stands at a name. Errors: ENOENT; ESTALE for `.` and `..`.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> FileResult<Entry> {
+        match name.as_encoded_bytes() {
+            b"." => return self.lookup_itself(parent),
+            b".." => return self.lookup_above(parent),
+            _ => {}
+        }
         let _still = self.still();
         let found = match self.near(parent) {
             Some(dir) => dir.attr_of(name),

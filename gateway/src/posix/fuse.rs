@@ -102,6 +102,8 @@ impl KernelFacts {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // It may ask for what it has forgotten.
+            InitFlags::FUSE_EXPORT_SUPPORT,
             // Of files that pass through, the kernel keeps no pages here; whether they do is not
             // yet known.
             InitFlags::FUSE_AUTO_INVAL_DATA,

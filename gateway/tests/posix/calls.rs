@@ -22,45 +22,45 @@ const ME: Caller = Caller {
 const ANOTHER: u32 = 4_242;
 
 /// A file system over a directory, with backings that are numbers.
-struct Try {
-    dir: tempfile::TempDir,
-    fs: FileSystem<Plain, u32>,
+pub struct Try {
+    pub dir: tempfile::TempDir,
+    pub fs: FileSystem<Plain, u32>,
 }
 
 impl Try {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plain = Arc::new(Plain::new(dir.path()));
         let fs = FileSystem::new(plain, Terms::default()).unwrap();
         Self { dir, fs }
     }
 
-    fn file(&self, name: &str, bytes: &str) -> u64 {
+    pub fn file(&self, name: &str, bytes: &str) -> u64 {
         std::fs::write(self.dir.path().join(name), bytes).unwrap();
         self.ino(ROOT, name).unwrap()
     }
 
-    fn make_dir(&self, parent: u64, name: &str) -> u64 {
+    pub fn make_dir(&self, parent: u64, name: &str) -> u64 {
         let made = self.fs.make_dir(parent, OsStr::new(name), 0o755, ME);
         made.unwrap().attr.ino
     }
 
-    fn ino(&self, parent: u64, name: &str) -> FileResult<u64> {
+    pub fn ino(&self, parent: u64, name: &str) -> FileResult<u64> {
         Ok(self.fs.lookup(parent, OsStr::new(name))?.attr.ino)
     }
 
-    fn open(&self, ino: u64, flags: OpenFlags) -> FileResult<u64> {
+    pub fn open(&self, ino: u64, flags: OpenFlags) -> FileResult<u64> {
         Ok(self.fs.open(ino, flags, ME, false)?.number)
     }
 
-    fn read(&self, number: u64) -> Vec<u8> {
+    pub fn read(&self, number: u64) -> Vec<u8> {
         let mut buffer = Vec::new();
         self.fs.read(number, 0, &mut buffer, 100).unwrap();
         buffer
     }
 }
 
-fn reading() -> OpenFlags {
+pub fn reading() -> OpenFlags {
     OpenFlags {
         read: true,
         ..OpenFlags::default()

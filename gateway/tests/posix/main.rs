@@ -8,6 +8,7 @@
 )]
 
 mod calls;
+mod forgotten;
 mod mounted;
 mod plain;
 mod told;

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirEntryExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -166,6 +167,23 @@ fn timespec(time: Option<SetTime>) -> Timespec {
 }
 
 impl Files for Plain {
+    fn find(&self, ino: u64) -> FileResult<FilePath> {
+        let mut dirs = vec![FilePath::root()];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(self.on_disk(&dir)).unwrap() {
+                let entry = entry.unwrap();
+                let path = dir.join(&entry.file_name())?;
+                if entry.ino() == ino {
+                    return Ok(path);
+                }
+                if entry.file_type().unwrap().is_dir() {
+                    dirs.push(path);
+                }
+            }
+        }
+        Err(Errno::STALE)
+    }
+
     fn tells_all(&self) -> bool {
         true
     }

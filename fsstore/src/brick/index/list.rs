@@ -65,7 +65,7 @@ impl Merged {
     }
 }
 
-fn read_key(bytes: Vec<u8>) -> Result<ObjectKey> {
+pub(super) fn read_key(bytes: Vec<u8>) -> Result<ObjectKey> {
     String::from_utf8(bytes)
         .ok()
         .and_then(|text| ObjectKey::parse(&text).ok())

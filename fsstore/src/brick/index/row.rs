@@ -37,6 +37,10 @@ pub struct RowFlags {
     pub escaped: bool,
 }
 
+/// Where the inode number is in a row that is [encoded](Row::encode): after the flags and three
+/// numbers.
+pub(super) const INO_OFFSET_BYTES: usize = 1 + 3 * 8;
+
 const FLAG_NEEDS_HASH: u8 = 1;
 const FLAG_IS_MARKER: u8 = 2;
 const FLAG_ESCAPED: u8 = 4;

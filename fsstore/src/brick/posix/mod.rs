@@ -1,7 +1,7 @@
 //! A brick as a tree of files: what a mount does, on its own thread and in the same turn as
 //! every other door's changes.
 //!
-//! - where a path stands: [`place`]; on whose behalf: [`caller`]
+//! - where a path stands: [`place`]; where a number does: [`numbers`]; on whose behalf: [`caller`]
 //! - names: [`make`], [`remove`], [`rename`]; what stands aside for them: [`shelters`]
 //! - files and directories held open: [`open`], [`dirs`]
 //! - attributes: [`attrs`], [`xattrs`]; what they leave of digests: [`keep`]
@@ -13,6 +13,7 @@ mod caller;
 mod dirs;
 mod keep;
 mod make;
+mod numbers;
 mod open;
 mod place;
 mod remove;
@@ -44,6 +45,10 @@ impl Files for Brick<OsDisk> {
 
     fn lookup(&self, path: &FilePath) -> FileResult<FileAttr> {
         self.inner.look_up(path)
+    }
+
+    fn find(&self, ino: u64) -> FileResult<FilePath> {
+        self.inner.find_number(ino)
     }
 
     fn attr(&self, target: Target<'_, PosixFile>) -> FileResult<FileAttr> {

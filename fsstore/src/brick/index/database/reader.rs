@@ -6,13 +6,16 @@ use sqlx::{Row as _, Sqlite};
 use super::super::Totals;
 use super::super::overlay::BucketId;
 use super::super::range::{KeyRange, Rolling};
-use super::super::row::Row;
+use super::super::row::{INO_OFFSET_BYTES, Row};
 use super::writer::{WRITE_CHUNK, statement, with_keys};
 use super::{Database, moved_through};
 use crate::error::Result;
 
 /// After every key: no UTF-8 has this byte.
 const AFTER_ALL: &[u8] = &[0xff];
+
+/// Most rows of one file that are of interest: any that still leads to it will do.
+const MAX_LINKS: usize = 64;
 
 /// A row as the database has it.
 pub(in super::super) struct Stored {
@@ -136,6 +139,26 @@ impl Database {
         .bind(after.0)
         .bind(after.1)
         .bind(row_limit(limit))
+        .fetch_all(&self.readers)
+        .await
+        .and_then(|rows| {
+            rows.iter()
+                .map(|row| Ok((row.try_get(2)?, stored(row)?)))
+                .collect()
+        });
+        self.settle(rows).await
+    }
+
+    /// The rows of files with an inode number, in order of nothing.
+    pub async fn of_ino(&self, ino: u64) -> Result<Vec<(BucketId, Stored)>> {
+        let rows = sqlx::query(
+            "SELECT key, value, bucket_id FROM entry WHERE substr(value, ?, ?) = ? LIMIT ?",
+        )
+        // Counted from 1.
+        .bind(row_limit(INO_OFFSET_BYTES + 1))
+        .bind(row_limit(size_of::<u64>()))
+        .bind(ino.to_le_bytes().to_vec())
+        .bind(row_limit(MAX_LINKS))
         .fetch_all(&self.readers)
         .await
         .and_then(|rows| {

@@ -7,6 +7,7 @@ mod directories;
 mod errors;
 mod links;
 mod names;
+mod numbers;
 mod races;
 mod random;
 mod renames;
