@@ -8,3 +8,6 @@
 pub mod assignment;
 pub mod group;
 pub mod layout;
+pub mod replica;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;

@@ -1,0 +1,51 @@
+//! The keeper of the configuration: one register with compare-and-set, as far away as the
+//! network is bad. What it was asked may take effect long after its asker has died.
+
+use super::world::{Occurrence, World};
+use crate::replica::{Event, GroupConfig};
+
+impl World {
+    /// A brick asks for a change, or for what there is.
+    pub(super) fn ask_store(&mut self, from: usize, next: Option<GroupConfig>) {
+        let life = self.hosts[from].life;
+        let arrival = Occurrence::StoreAsked { from, life, next };
+        if self.plan.is_local {
+            self.schedule(0, arrival);
+            return;
+        }
+        if self.is_store_cut[from] || self.loses() {
+            return;
+        }
+        let copies = 1 + u64::from(self.random.is_one_of(self.plan.doubles));
+        for _ in 0..copies {
+            let delay = self.delay();
+            self.schedule(delay, arrival.clone());
+        }
+    }
+
+    pub(super) fn store_asked(&mut self, from: usize, life: u64, next: Option<GroupConfig>) {
+        if let Some(next) = next.filter(|next| next.epoch == self.config.epoch + 1) {
+            self.config = next;
+            self.figures.epochs += 1;
+            if self.plan.is_local {
+                // Without leases nobody may go on by an older one.
+                for host in (0..self.hosts.len()).filter(|host| *host != from) {
+                    self.tell(host, Event::Configured(next));
+                }
+            }
+        }
+        if !self.plan.is_local && (self.is_store_cut[from] || self.loses()) {
+            return;
+        }
+        let delay = if self.plan.is_local { 0 } else { self.delay() };
+        let config = self.config;
+        self.schedule(
+            delay,
+            Occurrence::StoreSaid {
+                to: from,
+                life,
+                config,
+            },
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! The table of breaches: for each rule, how soon the simulator notices that it is broken.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::outcome::Violation;
+use super::run;
+use crate::replica::rules::{RULES, Rule};
+
+/// How a breach was noticed.
+#[derive(Debug, Clone)]
+pub struct Caught {
+    /// The rule broken.
+    pub rule: Rule,
+    /// Seeds run until it was noticed, or all of them.
+    pub seeds: u64,
+    /// How it was noticed, in a word; none where it was not.
+    pub how: Option<&'static str>,
+}
+
+/// Runs seeds with a rule broken until one notices, at most `limit`.
+pub fn seeds_until_caught(rule: Rule, limit: u64) -> Caught {
+    for seed in 0..limit {
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, Some(rule))));
+        let how = match outcome {
+            Ok(Ok(_)) => continue,
+            Ok(Err(violation)) => word(&violation),
+            Err(_) => "assertion",
+        };
+        let seeds = seed + 1;
+        return Caught {
+            rule,
+            seeds,
+            how: Some(how),
+        };
+    }
+    Caught {
+        rule,
+        seeds: limit,
+        how: None,
+    }
+}
+
+/// The whole table. Assertions that a breach runs into are caught and stay silent.
+pub fn breach_table(limit: u64) -> Vec<Caught> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let table = RULES.map(|rule| seeds_until_caught(rule, limit)).to_vec();
+    std::panic::set_hook(hook);
+    table
+}
+
+fn word(violation: &Violation) -> &'static str {
+    match violation {
+        Violation::NotLinearizable(_) => "not linearizable",
+        Violation::Forked { .. } => "forked",
+        Violation::TooFewCopies { .. } => "too few copies",
+        Violation::Alarmed(_) => "alarm",
+        Violation::CopiesDiffer(_) => "copies differ",
+        Violation::NoRest(_) => "no rest",
+    }
+}
