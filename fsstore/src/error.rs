@@ -120,7 +120,7 @@ pub enum StoreError {
     AccessDenied,
     /// A file system's limit on names, links or attributes was met (ENAMETOOLONG, EMLINK, …).
     #[error("a limit of the file system was met: {0}")]
-    Limit(&'static str),
+    Limit(FsLimit),
     /// A FIFO, socket, device or symbolic link leading out stands where the object or one of
     /// its directories would be; it is not ours to replace.
     #[error("something that is no object stands in the way")]
@@ -154,6 +154,20 @@ pub enum StoreError {
     Index(#[source] sqlx::Error),
 }
 
+/// A limit of the file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FsLimit {
+    /// ENAMETOOLONG.
+    #[error("a name is too long")]
+    NameLen,
+    /// EMLINK: names of a file, or directories in one.
+    #[error("too many links")]
+    Links,
+    /// EFBIG.
+    #[error("the file would be too large")]
+    FileLen,
+}
+
 impl StoreError {
     /// Turns an error of the operating system into the fact it states.
     pub fn from_io(action: &'static str, source: std::io::Error) -> Self {
@@ -162,9 +176,9 @@ impl StoreError {
             Some(Errno::DQUOT) => Self::QuotaExceeded,
             Some(Errno::ROFS) => Self::ReadOnly,
             Some(Errno::ACCESS | Errno::PERM) => Self::AccessDenied,
-            Some(Errno::NAMETOOLONG) => Self::Limit("a name is too long"),
-            Some(Errno::MLINK) => Self::Limit("too many links"),
-            Some(Errno::FBIG) => Self::Limit("the file would be too large for the file system"),
+            Some(Errno::NAMETOOLONG) => Self::Limit(FsLimit::NameLen),
+            Some(Errno::MLINK) => Self::Limit(FsLimit::Links),
+            Some(Errno::FBIG) => Self::Limit(FsLimit::FileLen),
             Some(Errno::MFILE | Errno::NFILE) => Self::Busy("open files"),
             _ => Self::Io { action, source },
         }
@@ -230,7 +244,9 @@ impl StoreError {
             Self::QuotaExceeded => Errno::DQUOT,
             Self::ReadOnly => Errno::ROFS,
             Self::AccessDenied => Errno::ACCESS,
-            Self::Limit(_) => Errno::NAMETOOLONG,
+            Self::Limit(FsLimit::NameLen) => Errno::NAMETOOLONG,
+            Self::Limit(FsLimit::Links) => Errno::MLINK,
+            Self::Limit(FsLimit::FileLen) => Errno::FBIG,
             Self::ChangedWhileRead => Errno::STALE,
             Self::Conflict | Self::Busy(_) => Errno::AGAIN,
             Self::Stopping => Errno::NOTCONN,
@@ -239,6 +255,28 @@ impl StoreError {
                 None => Errno::IO,
             },
             Self::Corrupt(_) | Self::Index(_) => Errno::IO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_system_is_the_same_limit_again() {
+        for errno in [
+            Errno::NAMETOOLONG,
+            Errno::MLINK,
+            Errno::FBIG,
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::ROFS,
+            Errno::IO,
+            Errno::LOOP,
+        ] {
+            let source = std::io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(StoreError::from_io("try", source).errno(), errno);
         }
     }
 }

@@ -9,7 +9,7 @@ mod code;
 use std::borrow::Cow;
 use std::fmt;
 
-use fsstore::error::{FailedCondition, StoreError};
+use fsstore::error::{FailedCondition, FsLimit, StoreError};
 use fsstore::name::NameError;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -230,7 +230,9 @@ fn store_answer(error: &StoreError) -> S3Error {
         StoreError::QuotaExceeded => C::QuotaExceeded.into(),
         StoreError::ReadOnly => C::AccessDenied.with("The store is read-only."),
         StoreError::AccessDenied => C::AccessDenied.into(),
-        StoreError::Limit(what) => {
+        StoreError::Limit(FsLimit::NameLen) => C::KeyTooLongError.into(),
+        StoreError::Limit(FsLimit::FileLen) => C::EntityTooLarge.into(),
+        StoreError::Limit(what @ FsLimit::Links) => {
             C::InvalidRequest.with(format!("A limit of the file system below was met: {what}."))
         }
         StoreError::Obstructed => {
@@ -399,6 +401,17 @@ mod tests {
         let error = S3Error::from(StoreError::RangeNotSatisfiable { len_bytes: 7 });
         assert_eq!(error.status(), 416);
         assert_eq!(error.headers()["content-range"], "bytes */7");
+    }
+
+    #[test]
+    fn a_limit_of_the_file_system_is_the_clients_error() {
+        for (limit, code) in [
+            (FsLimit::NameLen, S3Code::KeyTooLongError),
+            (FsLimit::FileLen, S3Code::EntityTooLarge),
+            (FsLimit::Links, S3Code::InvalidRequest),
+        ] {
+            assert_eq!(S3Error::from(StoreError::Limit(limit)).code(), code);
+        }
     }
 
     #[test]

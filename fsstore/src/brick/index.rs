@@ -399,6 +399,12 @@ impl Index {
         Ok(())
     }
 
+    /// Keeps the database from being written.
+    #[cfg(test)]
+    pub(super) async fn hold_writer(&self) -> impl Sized + '_ {
+        self.shared.writer.lock().await
+    }
+
     fn change_buckets(&self, change: impl FnOnce(&mut Overlay) -> Applied) -> Applied {
         let applied = change(&mut self.shared.overlay());
         self.shared.wake(0);

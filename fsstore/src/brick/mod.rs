@@ -12,6 +12,7 @@
 
 mod acl;
 pub mod attrs;
+mod backlog;
 mod bell;
 pub mod buckets;
 pub mod commit;
@@ -56,6 +57,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender};
 
+use self::backlog::Backlog;
 use self::bell::Bell;
 use self::buckets::Buckets;
 pub use self::buckets::DurabilityRules;
@@ -164,6 +166,7 @@ pub struct Inner<D: Disk> {
     stopping: AtomicBool,
     /// Counts renames of files by a mount, before and after each.
     renames: AtomicU64,
+    backlog: Backlog,
 }
 
 /// See the module. Clones share it; [`Brick::close`] ends it in order.
@@ -274,6 +277,7 @@ impl<D: Disk> Brick<D> {
             watching: Watching::default(),
             stopping: AtomicBool::new(false),
             renames: AtomicU64::new(0),
+            backlog: Backlog::default(),
         });
         let recovering = Arc::clone(&inner);
         let fresh = opened == Opened::Fresh;

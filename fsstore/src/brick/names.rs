@@ -84,7 +84,10 @@ impl<D: Disk> Inner<D> {
                 acted
             });
             match acted {
-                Ok(Some(result)) => return result,
+                Ok(Some(result)) => {
+                    self.wait_for_index_blocking();
+                    return result;
+                }
                 Ok(None) => {}
                 Err(e) => return Err(e.errno()),
             }

@@ -13,7 +13,7 @@ use super::disk::{Disk, DiskFile, FileFacts, FileKind};
 use super::owner::OWN_DIR_MODE;
 use super::records::DirState;
 use super::tree::{Moved, Tree, absent_is_none, failed, is_absent, split_parent};
-use crate::error::{FailedCondition, Result, StoreError};
+use crate::error::{FailedCondition, FsLimit, Result, StoreError};
 use crate::keypath::{self, Place};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::{FileOwner, Locator};
@@ -389,7 +389,7 @@ impl<D: Disk> Tree<D> {
             FileKind::Dir => return Ok(()),
             FileKind::Symlink | FileKind::Other => return Err(StoreError::Obstructed),
         }
-        let key = ObjectKey::parse(path).map_err(|_| StoreError::Limit("a key is too long"))?;
+        let key = ObjectKey::parse(path).map_err(|_| StoreError::Limit(FsLimit::NameLen))?;
         let shelter = format!("{bucket}/{}", keypath::escaped_path(&key));
         let dir = self.make_own_dirs(turn, &shelter)?;
         let (_, shelter_name) = split_parent(&shelter);

@@ -132,6 +132,7 @@ impl<D: Disk> Inner<D> {
         }
         for (bucket, key) in &std::mem::take(&mut said.keys) {
             self.recover_key(bucket, key, said, fresh)?;
+            self.wait_for_index_blocking();
         }
         for (bucket, key) in said.edits.values().flatten() {
             self.recover_edit(bucket, key)?;
@@ -300,9 +301,11 @@ impl<D: Disk> Inner<D> {
 
     fn reconcile_named(&self, bucket: &BucketName, key: &str) -> Result<()> {
         match ObjectKey::parse(key) {
-            Ok(key) => self
-                .reconcile(&Locator::new(bucket.clone(), key))
-                .map(|_| ()),
+            Ok(key) => {
+                self.reconcile(&Locator::new(bucket.clone(), key))?;
+                self.wait_for_index_blocking();
+                Ok(())
+            }
             // A path that is too long for a key.
             Err(_) => Ok(()),
         }

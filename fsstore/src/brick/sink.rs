@@ -285,7 +285,10 @@ impl<D: Disk> Sink<D> {
 
     async fn begin_lanes(&mut self) -> Result<()> {
         if matches!(self.state, State::Copied { .. }) {
-            return Err(StoreError::Limit("a whole copy cannot be appended to"));
+            return Err(StoreError::Io {
+                action: "append to a whole copy",
+                source: std::io::ErrorKind::Unsupported.into(),
+            });
         }
         let announced = self.options.len_bytes.unwrap_or(0);
         let (file, at_bytes) = match &self.target {

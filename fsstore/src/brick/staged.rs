@@ -13,7 +13,7 @@ use super::Inner;
 use super::attrs::{DigestState, Record};
 use super::commit::{Terms, Turn};
 use super::disk::{Access, Disk, DiskFile};
-use super::index::{Change, Room};
+use super::index::Change;
 use super::intents::Ours;
 use super::look::{Looked, row_of};
 use super::publish::NewFile;
@@ -21,7 +21,7 @@ use super::sink::{Sink, Taken};
 use super::tree::{Moved, failed};
 use crate::error::{Result, StoreError};
 use crate::keypath::{self, Place};
-use crate::name::{BucketName, ObjectKey};
+use crate::name::BucketName;
 use crate::object::{ETagMatch, FileOwner, Locator, ObjectInfo, Precondition};
 use crate::volume::{AttrsPatch, CommitOptions, Durability, Removed, Staged};
 
@@ -165,12 +165,11 @@ impl<D: Disk> Inner<D> {
             removes: false,
         };
         let inner = Arc::clone(self);
-        self.committer
-            .submit(terms, move |turn| {
-                inner.check_write(&at, &precondition)?;
-                inner.publish(turn, &at, whole, &precondition, |_| {})
-            })
-            .await
+        self.submit(terms, move |turn| {
+            inner.check_write(&at, &precondition)?;
+            inner.publish(turn, &at, whole, &precondition, |_| {})
+        })
+        .await
     }
 
     /// Decides a precondition in the committer's turn.
@@ -246,19 +245,6 @@ impl<D: Disk> Inner<D> {
         published.map(|()| info)
     }
 
-    /// Tells the index; waits where it is far behind.
-    pub(super) fn change_index(
-        &self,
-        changes: impl IntoIterator<Item = (BucketName, ObjectKey, Change)>,
-    ) {
-        if self.index.apply(changes).room == Room::Full
-            && let Err(e) = self.runtime.block_on(self.index.wait_for_room())
-        {
-            // Nothing is lost: the changes stay in memory and their keys in the intent log.
-            tracing::error!("the index is behind and cannot be written: {e}");
-        }
-    }
-
     pub(super) fn reconcile_moved(&self, bucket: &BucketName, moved: &Moved) -> Result<()> {
         for (key, before) in &moved.keys {
             let at = Locator::new(bucket.clone(), key.clone());
@@ -293,25 +279,24 @@ impl<D: Disk> Inner<D> {
             removes: true,
         };
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
-        self.committer
-            .submit(terms, move |turn| {
-                inner.tree.bucket_dir(&at.bucket)?;
-                inner.check_write(&at, &precondition)?;
-                let mut moved = Moved::default();
-                if let Err(e) = inner.tree.remove(turn, &at, &mut moved) {
-                    // It may have failed on the way.
-                    inner.reconcile_moved(&at.bucket, &moved)?;
-                    inner.reconcile(&at)?;
-                    return Err(e);
-                }
-                let (bucket, key) = (at.bucket.clone(), at.key.clone());
-                inner.change_index([(bucket, key, Change::Remove)]);
+        self.submit(terms, move |turn| {
+            inner.tree.bucket_dir(&at.bucket)?;
+            inner.check_write(&at, &precondition)?;
+            let mut moved = Moved::default();
+            if let Err(e) = inner.tree.remove(turn, &at, &mut moved) {
+                // It may have failed on the way.
                 inner.reconcile_moved(&at.bucket, &moved)?;
-                Ok(Removed {
-                    existed: moved.existed,
-                })
+                inner.reconcile(&at)?;
+                return Err(e);
+            }
+            let (bucket, key) = (at.bucket.clone(), at.key.clone());
+            inner.change_index([(bucket, key, Change::Remove)]);
+            inner.reconcile_moved(&at.bucket, &moved)?;
+            Ok(Removed {
+                existed: moved.existed,
             })
-            .await
+        })
+        .await
     }
 
     /// Changes attributes of an object whose bytes stay.
@@ -331,15 +316,14 @@ impl<D: Disk> Inner<D> {
             removes: false,
         };
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
-        self.committer
-            .submit(terms, move |turn| {
-                let Some(looked) = inner.look_blocking(&at)? else {
-                    return Err(StoreError::NoSuchKey);
-                };
-                precondition.check_write(Some(&looked.info))?;
-                inner.patch_looked(turn, &at, looked, patch)
-            })
-            .await
+        self.submit(terms, move |turn| {
+            let Some(looked) = inner.look_blocking(&at)? else {
+                return Err(StoreError::NoSuchKey);
+            };
+            precondition.check_write(Some(&looked.info))?;
+            inner.patch_looked(turn, &at, looked, patch)
+        })
+        .await
     }
 
     fn patch_looked(

@@ -14,6 +14,7 @@
 //! One lock guards the table. Nothing is called while it is held.
 
 mod again;
+mod node;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fsstore::files::{Errno, FileAttr, FileId, FilePath, FileResult};
 
 pub use self::again::is_stand_in;
+use self::node::{Node, Place};
 
 /// The number of the mount's root. Source: fuse(4), FUSE_ROOT_ID.
 pub const ROOT: u64 = 1;
@@ -31,63 +33,6 @@ pub const ROOT: u64 = 1;
 const MAX_DEPTH: usize = 4_096;
 /// Where stand-ins for numbers begin: no file system counts its inodes so far.
 const FIRST_STAND_IN: u64 = 1 << 62;
-
-/// A name in a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    parent: u64,
-    name: Arc<OsStr>,
-}
-
-#[derive(Debug)]
-struct Node<H> {
-    /// The inode's own number.
-    real: u64,
-    generation: u64,
-    /// How often the kernel was given this node and has not said that it forgot it.
-    lookups: u64,
-    /// Where it stands; empty once it has lost all names that the kernel knows.
-    names: Vec<Place>,
-    /// What stands in it, where it is a directory.
-    children: HashMap<Arc<OsStr>, u64>,
-    /// Handles that hold it open.
-    open: Vec<(u64, H)>,
-    /// How many of them may write.
-    writer_count: usize,
-    /// What was last said of it, where it is no regular file: the answer for those who stand in
-    /// a directory that is removed.
-    last: Option<Box<FileAttr>>,
-    /// Length and times of writing and changing when its bytes were last opened.
-    opened_as: Option<(u64, i64, i64)>,
-    /// A directory that other hands may have moved.
-    doubted: bool,
-    /// How many names were in it when it was last read to its end.
-    listed: Option<usize>,
-}
-
-impl<H> Node<H> {
-    fn is_directory(&self) -> bool {
-        self.last
-            .as_ref()
-            .is_some_and(|last| last.mode & KIND == DIRECTORY)
-    }
-
-    fn new(real: u64, generation: u64) -> Self {
-        Self {
-            real,
-            generation,
-            lookups: 0,
-            names: Vec::new(),
-            children: HashMap::new(),
-            open: Vec::new(),
-            writer_count: 0,
-            last: None,
-            opened_as: None,
-            doubted: false,
-            listed: None,
-        }
-    }
-}
 
 /// What the kernel knows. `H` is a handle on an open file.
 #[derive(Debug)]
@@ -100,7 +45,7 @@ pub struct Nodes<H> {
 
 #[derive(Debug)]
 struct Table<H> {
-    nodes: HashMap<u64, Node<H>>,
+    nodes: HashMap<u64, Box<Node<H>>>,
     /// Which inodes have stand-ins for their numbers.
     stand_ins: HashMap<u64, u64>,
     next_stand_in: u64,
@@ -139,7 +84,7 @@ impl<H: Clone> Nodes<H> {
         let node = table.nodes.get_mut(&attr.ino);
         node.is_none_or(|node| {
             node.lookups += 1;
-            node.writer_count == 0
+            node.writer_count() == 0
         })
     }
 
@@ -179,15 +124,18 @@ impl<H: Clone> Nodes<H> {
         let Some(node) = table.nodes.get_mut(&ino) else {
             return true;
         };
-        note_last(node, attr);
-        node.writer_count == 0
+        node.note_last(attr);
+        node.writer_count() == 0
     }
 
     /// What was last said of a directory that has lost its name, as it is now: without names.
     pub fn last_words(&self, ino: u64) -> Option<FileAttr> {
         let table = self.lock();
-        let node = table.nodes.get(&ino).filter(|node| node.names.is_empty())?;
-        let last = node.last.as_deref()?;
+        let node = table
+            .nodes
+            .get(&ino)
+            .filter(|node| node.names().next().is_none())?;
+        let last = node.last()?;
         Some(FileAttr {
             link_count: 0,
             ..*last
@@ -220,7 +168,7 @@ impl<H: Clone> Nodes<H> {
         while at != ROOT {
             let node = table.nodes.get(&at).ok_or(Errno::STALE)?;
             let index = if at == ino { name_index } else { 0 };
-            let place = node.names.get(index).ok_or(Errno::STALE)?;
+            let place = node.names().nth(index).ok_or(Errno::STALE)?;
             if names.len() == MAX_DEPTH {
                 return Err(Errno::LOOP);
             }
@@ -241,20 +189,20 @@ impl<H: Clone> Nodes<H> {
             return Some(ROOT);
         }
         let table = self.lock();
-        let place = table.nodes.get(&ino)?.names.first()?;
+        let place = table.nodes.get(&ino)?.names().next()?;
         Some(place.parent)
     }
 
     /// What stands at a name, as far as the kernel knows.
     pub fn child(&self, parent: u64, name: &OsStr) -> Option<u64> {
         let table = self.lock();
-        table.nodes.get(&parent)?.children.get(name).copied()
+        table.nodes.get(&parent)?.child(name)
     }
 
     /// A directory was read to its end, where it had this many names.
     pub fn listed(&self, ino: u64, count: usize) {
         if let Some(node) = self.lock().nodes.get_mut(&ino) {
-            node.listed = Some(count);
+            node.note_listed(count);
         }
     }
 
@@ -263,21 +211,15 @@ impl<H: Clone> Nodes<H> {
     pub fn knows_most(&self, ino: u64) -> bool {
         let table = self.lock();
         let node = table.nodes.get(&ino);
-        node.is_some_and(|node| {
-            let listed = node.listed;
-            listed.is_some_and(|count| node.children.len() >= count / 2)
-        })
+        node.is_some_and(|node| node.knows_most())
     }
 
     /// True for what is no regular file as far as is known.
     pub fn is_directory(&self, parent: u64, name: &OsStr) -> bool {
         let table = self.lock();
-        let child = table
-            .nodes
-            .get(&parent)
-            .and_then(|dir| dir.children.get(name));
-        let node = child.and_then(|ino| table.nodes.get(ino));
-        node.is_none_or(|node| node.last.is_some())
+        let child = table.nodes.get(&parent).and_then(|dir| dir.child(name));
+        let node = child.and_then(|ino| table.nodes.get(&ino));
+        node.is_none_or(|node| node.last().is_some())
     }
 
     /// A name was taken away by this mount.
@@ -288,11 +230,8 @@ impl<H: Clone> Nodes<H> {
     /// A name was given to a node by this mount, where another or none stood.
     pub fn renamed(&self, parent: u64, name: &OsStr, new_parent: u64, new_name: &OsStr) {
         let mut table = self.lock();
-        let from = table
-            .nodes
-            .get(&parent)
-            .and_then(|dir| dir.children.get(name));
-        let Some(ino) = from.copied() else {
+        let from = table.nodes.get(&parent).and_then(|dir| dir.child(name));
+        let Some(ino) = from else {
             table.unname(new_parent, new_name);
             return;
         };
@@ -305,7 +244,7 @@ impl<H: Clone> Nodes<H> {
         let mut table = self.lock();
         let at = |table: &Table<H>, parent, name: &OsStr| {
             let dir = table.nodes.get(&parent);
-            dir.and_then(|dir| dir.children.get(name)).copied()
+            dir.and_then(|dir| dir.child(name))
         };
         let one = at(&table, parent, name);
         let other = at(&table, new_parent, new_name);
@@ -324,9 +263,8 @@ impl<H: Clone> Nodes<H> {
     pub fn opened(&self, ino: u64, number: u64, handle: H, is_writable: bool) -> bool {
         let mut table = self.lock();
         let node = table.nodes.entry(ino).or_insert_with(|| Node::new(ino, 0));
-        node.open.push((number, handle));
-        node.writer_count += usize::from(is_writable);
-        is_writable && node.writer_count == 1
+        node.hold(number, handle, is_writable);
+        is_writable && node.writer_count() == 1
     }
 
     /// Whether a file that is being opened has the bytes that it had when it was last asked so.
@@ -334,14 +272,14 @@ impl<H: Clone> Nodes<H> {
         let now = (attr.len_bytes, attr.mtime_ns, attr.ctime_ns);
         let mut table = self.lock();
         let node = table.nodes.get_mut(&ino);
-        node.is_some_and(|node| node.opened_as.replace(now) == Some(now))
+        node.is_some_and(|node| node.is_as_before(now))
     }
 
     /// A handle holds its node no more; [`Nodes::closed`] follows once its file is closed.
     pub fn unheld(&self, ino: u64, number: u64) {
         let mut table = self.lock();
         if let Some(node) = table.nodes.get_mut(&ino) {
-            node.open.retain(|(other, _)| *other != number);
+            node.let_go(number);
         }
     }
 
@@ -349,7 +287,7 @@ impl<H: Clone> Nodes<H> {
     pub fn closed(&self, ino: u64, was_writable: bool) {
         let mut table = self.lock();
         if let Some(node) = table.nodes.get_mut(&ino) {
-            node.writer_count = node.writer_count.saturating_sub(usize::from(was_writable));
+            node.close(was_writable);
         }
         table.drop_unneeded(ino);
     }
@@ -357,7 +295,7 @@ impl<H: Clone> Nodes<H> {
     /// A handle that holds a node open; the first that `suits`, else any.
     pub fn handle(&self, ino: u64, suits: impl Fn(&H) -> bool) -> Option<H> {
         let table = self.lock();
-        let open = &table.nodes.get(&ino)?.open;
+        let open = table.nodes.get(&ino)?.handles();
         let found = open.iter().find(|(_, handle)| suits(handle));
         found.or(open.first()).map(|(_, handle)| handle.clone())
     }
@@ -382,14 +320,11 @@ impl<H: Clone> Nodes<H> {
         };
         for name in below {
             let parent = found.ino?;
-            let child = table
-                .nodes
-                .get(&parent)
-                .and_then(|dir| dir.children.get(name));
+            let child = table.nodes.get(&parent).and_then(|dir| dir.child(name));
             found = Found {
                 parent: Some(parent),
                 name: Some(Arc::from(name)),
-                ino: child.copied(),
+                ino: child,
             };
         }
         Some(found)
@@ -404,7 +339,7 @@ impl<H: Clone> Nodes<H> {
             && ino != ROOT
             && node.is_directory()
         {
-            node.doubted = true;
+            node.set_doubted(true);
             self.any_doubted.store(true, Ordering::Release);
         }
         Some(ino)
@@ -421,10 +356,10 @@ impl<H: Clone> Nodes<H> {
             let Some(node) = table.nodes.get(&at) else {
                 break;
             };
-            if node.doubted {
+            if node.is_doubted() {
                 uppermost = Some(at);
             }
-            match node.names.first() {
+            match node.names().next() {
                 Some(place) if at != ROOT => at = place.parent,
                 _ => break,
             }
@@ -439,7 +374,7 @@ impl<H: Clone> Nodes<H> {
         let Some(node) = table.nodes.get_mut(&ino) else {
             return;
         };
-        node.doubted = false;
+        node.set_doubted(false);
         if !stands {
             table.unname_all(ino);
         }
@@ -453,9 +388,8 @@ impl<H: Clone> Nodes<H> {
     /// The directories and names of a node.
     pub fn names_of(&self, ino: u64) -> Vec<(u64, Arc<OsStr>)> {
         let table = self.lock();
-        let names = table.nodes.get(&ino).map(|node| &node.names);
-        let names = names.into_iter().flatten();
-        names
+        let node = table.nodes.get(&ino).into_iter();
+        node.flat_map(|node| node.names())
             .map(|place| (place.parent, Arc::clone(&place.name)))
             .collect()
     }
@@ -463,15 +397,11 @@ impl<H: Clone> Nodes<H> {
     /// Every name that the kernel was told of, as directory and name.
     pub fn all_names(&self) -> Vec<(u64, Arc<OsStr>)> {
         let table = self.lock();
-        let of_dir = |(ino, node): (&u64, &Node<H>)| {
-            let names: Vec<_> = node
-                .children
-                .keys()
-                .map(|n| (*ino, Arc::clone(n)))
-                .collect();
-            names
-        };
-        table.nodes.iter().flat_map(of_dir).collect()
+        let mut all = Vec::new();
+        for (ino, node) in &table.nodes {
+            all.extend(node.child_names().map(|name| (*ino, Arc::clone(name))));
+        }
+        all
     }
 }
 
@@ -484,12 +414,6 @@ pub struct Found {
     pub name: Option<Arc<OsStr>>,
     /// What stands there, where the kernel was told of anything.
     pub ino: Option<u64>,
-}
-
-fn note_last<H>(node: &mut Node<H>, attr: &FileAttr) {
-    if attr.mode & KIND != REGULAR {
-        node.last = Some(Box::new(*attr));
-    }
 }
 
 impl<H> Table<H> {
@@ -515,11 +439,11 @@ impl<H> Table<H> {
         let number = self.number(real, generation);
         attr.ino = number;
         let before = self.nodes.get(&parent);
-        let before = before.and_then(|dir| dir.children.get(name)).copied();
+        let before = before.and_then(|dir| dir.child(name));
         let node = self.nodes.entry(number);
         let node = node.or_insert_with(|| Node::new(real, generation));
-        note_last(node, attr);
-        if before != Some(number) || node.names.is_empty() {
+        node.note_last(attr);
+        if before != Some(number) || node.names().next().is_none() {
             self.name(parent, name, number);
         }
     }
@@ -528,27 +452,26 @@ impl<H> Table<H> {
     fn name(&mut self, parent: u64, name: &OsStr, ino: u64) {
         self.unname(parent, name);
         // A directory has one name: where it is met at another, it was moved.
-        if self.nodes.get(&ino).is_some_and(Node::is_directory) {
+        if self.nodes.get(&ino).is_some_and(|node| node.is_directory()) {
             self.unname_all(ino);
         }
         let name: Arc<OsStr> = Arc::from(name);
         if let Some(dir) = self.nodes.get_mut(&parent) {
-            dir.children.insert(Arc::clone(&name), ino);
+            dir.add_child(Arc::clone(&name), ino);
         }
         if let Some(node) = self.nodes.get_mut(&ino) {
-            node.names.push(Place { parent, name });
+            node.add_name(Place { parent, name });
         }
     }
 
     /// Takes a name away.
     fn unname(&mut self, parent: u64, name: &OsStr) {
         let dir = self.nodes.get_mut(&parent);
-        let Some(ino) = dir.and_then(|dir| dir.children.remove(name)) else {
+        let Some(ino) = dir.and_then(|dir| dir.remove_child(name)) else {
             return;
         };
         if let Some(node) = self.nodes.get_mut(&ino) {
-            node.names
-                .retain(|place| place.parent != parent || &*place.name != name);
+            node.remove_name(parent, name);
         }
     }
 
@@ -557,9 +480,11 @@ impl<H> Table<H> {
         let Some(node) = self.nodes.get_mut(&ino) else {
             return;
         };
-        for place in std::mem::take(&mut node.names) {
-            if let Some(dir) = self.nodes.get_mut(&place.parent) {
-                dir.children.remove(&place.name);
+        for place in node.take_names() {
+            if let Some(dir) = self.nodes.get_mut(&place.parent)
+                && dir.child(&place.name) == Some(ino)
+            {
+                dir.remove_child(&place.name);
             }
         }
     }
@@ -567,20 +492,20 @@ impl<H> Table<H> {
     /// Drops a node that neither the kernel nor a handle needs, nor one below it for its path, and
     /// then what is not needed above; gives whether it did.
     fn drop_unneeded(&mut self, ino: u64) -> bool {
-        let is_needed =
-            |node: &Node<H>| node.lookups > 0 || !node.open.is_empty() || !node.children.is_empty();
-        if ino == ROOT || self.nodes.get(&ino).is_none_or(is_needed) {
+        if ino == ROOT || self.nodes.get(&ino).is_none_or(|node| node.is_needed()) {
             return false;
         }
-        let Some(node) = self.nodes.remove(&ino) else {
+        let Some(mut node) = self.nodes.remove(&ino) else {
             return false;
         };
         if self.stand_ins.get(&node.real) == Some(&ino) {
             self.stand_ins.remove(&node.real);
         }
-        for place in node.names {
-            if let Some(dir) = self.nodes.get_mut(&place.parent) {
-                dir.children.remove(&place.name);
+        for place in node.take_names() {
+            if let Some(dir) = self.nodes.get_mut(&place.parent)
+                && dir.child(&place.name) == Some(ino)
+            {
+                dir.remove_child(&place.name);
             }
             self.drop_unneeded(place.parent);
         }

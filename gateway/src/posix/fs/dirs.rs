@@ -48,7 +48,8 @@ impl<V: Files, B> FileSystem<V, B> {
         Ok(number)
     }
 
-    /// Lists a directory from `from` on (0, or an entry's `next`), until `visit` says false.
+    /// Lists a directory from `from` on (0, or an entry's `next`), until `visit` says false. An
+    /// error after the first entry is for the next call.
     pub fn read_dir(
         &self,
         number: u64,
@@ -76,7 +77,7 @@ impl<V: Files, B> FileSystem<V, B> {
         if volume_place(from) == 0 {
             handle.read.store(0, Ordering::Relaxed);
         }
-        let mut ended = true;
+        let (mut any, mut ended) = (false, true);
         let read = dir.read(volume_place(from), &mut |entry| {
             let kind = match entry.kind {
                 0 => dir.attr_of(entry.name).map_or(0, |attr| attr.mode & KIND),
@@ -89,13 +90,18 @@ impl<V: Files, B> FileSystem<V, B> {
                 next: kernel_place(entry.next),
             });
             handle.read.fetch_add(usize::from(ended), Ordering::Relaxed);
+            any = true;
             ended
         });
-        if ended && read.is_ok() {
-            let count = handle.read.load(Ordering::Relaxed);
-            self.nodes.listed(handle.ino, count);
+        match read {
+            Err(error) if !any => Err(error),
+            Ok(()) if ended => {
+                let count = handle.read.load(Ordering::Relaxed);
+                self.nodes.listed(handle.ino, count);
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        read
     }
 
     /// Reads on in a directory, so that what the kernel asks for next is at hand.

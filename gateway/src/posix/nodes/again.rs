@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use fsstore::files::FileAttr;
 
-use super::{FIRST_STAND_IN, Nodes, note_last};
+use super::{FIRST_STAND_IN, Nodes};
 
 /// Whether a number is none of an inode's, and means nothing to the next mount.
 pub fn is_stand_in(number: u64) -> bool {
@@ -29,7 +29,7 @@ impl<H: Clone> Nodes<H> {
             return None;
         }
         node.lookups += 1;
-        note_last(node, attr);
-        Some(node.writer_count == 0)
+        node.note_last(attr);
+        Some(node.writer_count() == 0)
     }
 }
