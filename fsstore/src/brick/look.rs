@@ -82,6 +82,11 @@ impl Stamps {
         self.0.insert(facts.ino, facts.ctime_ns);
     }
 
+    /// As [`Self::note`], of what an earlier run left.
+    pub fn note_ours(&self, ours: Ours) {
+        self.0.insert(ours.ino, ours.ctime_ns);
+    }
+
     /// Notes a file as it was looked at, unless something is known of it: who looks outside the
     /// turn may have looked before our last change and come here after it.
     pub fn learn(&self, facts: &FileFacts) {

@@ -169,11 +169,13 @@ impl<D: Disk> Tree<D> {
                 FileKind::File | FileKind::Symlink => {}
             }
             let held = self.hold(parent, name);
+            let other = self.hold_if_linked(parent, name, &old);
             let staged = self.staging_name();
             self.disk.link(file, &self.own.staging, &staged)?;
             match self.disk.rename(&self.own.staging, &staged, parent, name) {
                 Ok(()) => {
                     moved.existed = true;
+                    moved.outlives(&old, other);
                     turn.touched(old.ino);
                     self.forget_later(turn, old, held);
                     return Ok(true);
@@ -213,6 +215,18 @@ impl<D: Disk> Tree<D> {
     pub(super) fn hold(&self, dir: &D::Dir, name: &str) -> Option<D::File> {
         self.records
             .in_use()
+            .then(|| self.disk.open(dir, name).ok())
+            .flatten()
+    }
+
+    /// Holds a file that is about to lose its name, where it has others.
+    pub(super) fn hold_if_linked(
+        &self,
+        dir: &D::Dir,
+        name: &str,
+        facts: &FileFacts,
+    ) -> Option<D::File> {
+        (facts.kind == FileKind::File && facts.link_count > 1)
             .then(|| self.disk.open(dir, name).ok())
             .flatten()
     }

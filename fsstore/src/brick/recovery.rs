@@ -117,6 +117,10 @@ impl<D: Disk> Inner<D> {
             }
             Intent::Ours(ours) => {
                 said.ours.insert(ours);
+                if !power_lost {
+                    // Nobody has made a later change: so it is by all of its names.
+                    self.stamps.note_ours(ours);
+                }
             }
             // Rows of any depth may be under one name or the other.
             Intent::Rows(bucket) => {

@@ -72,6 +72,7 @@ impl<D: Disk> Tree<D> {
             return Ok(());
         }
         let held = self.hold(&parent, name);
+        let other = self.hold_if_linked(&parent, name, &facts);
         if absent_is_none(self.disk.unlink(&parent, name))
             .map_err(&fail)?
             .is_some()
@@ -80,6 +81,7 @@ impl<D: Disk> Tree<D> {
             turn.named_in(&at.bucket, path);
             turn.touched(facts.ino);
             moved.existed = true;
+            moved.outlives(&facts, other);
             self.forget_later(turn, facts, held);
         }
         Ok(())
@@ -105,9 +107,11 @@ impl<D: Disk> Tree<D> {
             return Ok(());
         };
         let held = self.hold(&parent, name);
+        let other = self.hold_if_linked(&parent, name, &facts);
         self.disk.unlink(&parent, name).map_err(&fail)?;
         turn.changed(&parent);
         moved.existed = true;
+        moved.outlives(&facts, other);
         self.forget_later(turn, facts, held);
         self.prune_own_dirs(turn, parent_path);
         Ok(())

@@ -218,6 +218,7 @@ impl<D: Disk> Inner<D> {
             only_new,
         };
         let published = self.tree.publish(turn, at, &new, &mut moved);
+        self.keep_outlived(at, &moved);
         if !moved.placed {
             self.stamps.forget(ino);
             self.reconcile_moved(&at.bucket, &moved)?;
@@ -243,6 +244,17 @@ impl<D: Disk> Inner<D> {
         self.reconcile_moved(&at.bucket, &moved)?;
         // It has its name, whatever failed afterwards.
         published.map(|()| info)
+    }
+
+    /// Before the index is told of a key's change: digests of the files that lost this name and
+    /// have others are as they were.
+    fn keep_outlived(&self, at: &Locator, moved: &Moved) {
+        for (before, after) in &moved.outlived {
+            // Where it cannot be told they are read again.
+            if matches!(self.held(at, before), Ok(true)) {
+                self.ours(after);
+            }
+        }
     }
 
     pub(super) fn reconcile_moved(&self, bucket: &BucketName, moved: &Moved) -> Result<()> {
@@ -283,7 +295,9 @@ impl<D: Disk> Inner<D> {
             inner.tree.bucket_dir(&at.bucket)?;
             inner.check_write(&at, &precondition)?;
             let mut moved = Moved::default();
-            if let Err(e) = inner.tree.remove(turn, &at, &mut moved) {
+            let removed = inner.tree.remove(turn, &at, &mut moved);
+            inner.keep_outlived(&at, &moved);
+            if let Err(e) = removed {
                 // It may have failed on the way.
                 inner.reconcile_moved(&at.bucket, &moved)?;
                 inner.reconcile(&at)?;

@@ -72,12 +72,23 @@ pub struct Moved {
     /// Objects that went to their shelter or came back from it, and their files as they were
     /// before.
     pub keys: Vec<(ObjectKey, FileFacts)>,
+    /// Files that lost this name and have others: as they were before, and as they are.
+    pub outlived: Vec<(FileFacts, FileFacts)>,
     /// Whether an object stood there.
     pub existed: bool,
     /// Whether what was to be published has its name.
     pub placed: bool,
     /// Whether what was published stands at its escaped path.
     pub escaped: bool,
+}
+
+impl Moved {
+    /// Notes a file that has lost this name, held where it had others.
+    pub(super) fn outlives<F: DiskFile>(&mut self, before: &FileFacts, held: Option<F>) {
+        let after = held.and_then(|file| file.facts().ok());
+        let after = after.filter(|after| after.ino == before.ino);
+        self.outlived.extend(after.map(|after| (*before, after)));
+    }
 }
 
 /// Names what was asked of the disk.
