@@ -261,6 +261,17 @@ impl Index {
         applied
     }
 
+    /// As [`Index::move_prefix`], for two that change places.
+    pub fn swap_prefixes(&self, one: (&BucketName, &str), other: (&BucketName, &str)) -> Applied {
+        assert!(
+            one.1.ends_with('/') && other.1.ends_with('/'),
+            "directories end in a slash"
+        );
+        let applied = self.shared.overlay().swap_prefixes(one, other);
+        self.shared.wake(FLUSH_ROWS);
+        applied
+    }
+
     /// Waits until no directory of a bucket is being moved, and the rows of those that were
     /// are in their place. Gives what [`Index::moves_begun`] says at that instant. Errors: as
     /// [`Index::flush`].

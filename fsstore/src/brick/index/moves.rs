@@ -25,6 +25,10 @@ use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
 /// came meanwhile.
 const FLUSHES_TO_STAND_STILL: usize = 2;
 
+/// Where rows are while two directories change places: no key begins with it, since no UTF-8
+/// does, and none gets longer by it.
+const ASIDE: &[u8] = b"\xff/";
+
 /// Rows below `from` are below `to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Move {
@@ -190,24 +194,52 @@ pub(super) struct Moves {
 
 impl Overlay {
     pub fn move_prefix(&mut self, from: (&BucketName, &str), to: (&BucketName, &str)) -> Applied {
-        let from_is_whole = self.is_complete(from.0);
-        let from_id = self.ensure_bucket(from.0, false);
-        let to_id = self.ensure_bucket(to.0, false);
-        if !from_is_whole && self.is_complete(to.0) {
-            self.set_complete(to.0, false);
+        self.note_coming(from.0, to.0);
+        let from = Prefix::new(self.ensure_bucket(from.0, false), from.1);
+        let to = Prefix::new(self.ensure_bucket(to.0, false), to.1);
+        self.move_rows(from, to);
+        self.sealed()
+    }
+
+    pub fn swap_prefixes(
+        &mut self,
+        one: (&BucketName, &str),
+        other: (&BucketName, &str),
+    ) -> Applied {
+        self.note_coming(one.0, other.0);
+        self.note_coming(other.0, one.0);
+        let one = Prefix::new(self.ensure_bucket(one.0, false), one.1);
+        let other = Prefix::new(self.ensure_bucket(other.0, false), other.1);
+        let aside = Prefix {
+            bucket: one.bucket,
+            bytes: ASIDE.to_vec(),
+        };
+        self.move_rows(one.clone(), aside.clone());
+        self.move_rows(other.clone(), one);
+        self.move_rows(aside, other);
+        self.sealed()
+    }
+
+    /// Rows of one bucket come to another, which has no more of them than that one had.
+    fn note_coming(&mut self, from: &BucketName, to: &BucketName) {
+        if self.is_complete(from) {
+            return;
         }
-        if !from_is_whole {
-            // A scan under way may have been where they are now, and not where they were.
-            self.doubt(to.0);
+        if self.is_complete(to) {
+            self.set_complete(to, false);
         }
+        // A scan under way may have been where they are now, and not where they were.
+        self.doubt(to);
+    }
+
+    fn move_rows(&mut self, from: Prefix, to: Prefix) {
         let mut moved = Move {
-            from: Prefix::new(from_id, from.1),
-            to: Prefix::new(to_id, to.1),
+            from,
+            to,
             outdated: BTreeMap::new(),
         };
         moved.rename_pending(&mut self.active);
         self.active.push_move(moved);
-        self.sealed()
     }
 
     /// Whether moves of a bucket are not in the database yet.

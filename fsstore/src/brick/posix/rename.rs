@@ -252,12 +252,20 @@ impl Inner<OsDisk> {
             aside.extend(self.aside_below(&to.place)?);
         }
         let kept = (self.keep_end(from), self.keep_end(to));
+        let moving = moves_trees.then(|| {
+            let (from, to) = (&from.place.bucket, &to.place.bucket);
+            self.index.moving(from, to)
+        });
         let moved = rename(from, to, RenameMode::Exchange);
         let now = (
             kept.0.and_then(|kept| self.kept(kept, moved.is_ok())),
             kept.1.and_then(|kept| self.kept(kept, moved.is_ok())),
         );
         moved?;
+        if moves_trees {
+            self.exchange_rows(from, to);
+        }
+        drop(moving);
         turn.built(&from.parent);
         turn.built(&to.parent);
         let ends = [(to, from, now.0), (from, to, now.1)];
@@ -274,10 +282,7 @@ impl Inner<OsDisk> {
             }
         }
         if moves_trees {
-            // Two trees have changed places: what is below either is looked up until the scan
-            // has been there.
             for (place, _, _) in &ends {
-                self.forget_rows_are_whole(&place.place.bucket);
                 let looked = [place.object.clone(), place.place.marker()];
                 for at in looked.iter().flatten() {
                     self.reconcile_or_warn(at);
@@ -286,6 +291,30 @@ impl Inner<OsDisk> {
             self.displace_all(turn, &aside);
         }
         Ok(())
+    }
+}
+
+impl Inner<OsDisk> {
+    /// Of two that have changed places, one or both directories: the rows below them. Where they
+    /// are not known to be all, what is below either is looked up until the scan has been there.
+    fn exchange_rows(&self, from: &End<'_>, to: &End<'_>) {
+        let markers = (from.place.marker(), to.place.marker());
+        if let (Some(one), Some(other)) = &markers
+            && !from.has(is_symlink)
+            && !to.has(is_symlink)
+        {
+            let one = (&one.bucket, one.key.as_str());
+            let other = (&other.bucket, other.key.as_str());
+            match (from.has(is_dir), to.has(is_dir)) {
+                (true, true) => self.index.swap_prefixes(one, other),
+                (true, false) => self.index.move_prefix(one, other),
+                (false, _) => self.index.move_prefix(other, one),
+            };
+            return;
+        }
+        for end in [from, to] {
+            self.forget_rows_are_whole(&end.place.bucket);
+        }
     }
 }
 

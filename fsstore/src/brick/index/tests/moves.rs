@@ -90,7 +90,7 @@ async fn moves_are_those_of_the_model() {
             let name = random.pick(&BUCKETS);
             let text = format!("{}{}", random.pick(&DIRS), random.pick(&NAMES));
             let at = (name.to_owned(), text.clone());
-            match random.below(10) {
+            match random.below(11) {
                 0..4 => {
                     let row = random_row(&mut random, &text);
                     index.apply([(bucket(name), key(&text), Change::Put(row.clone()))]);
@@ -125,6 +125,20 @@ async fn moves_are_those_of_the_model() {
                     done.push(format!("move {from:?} {to:?}"));
                 }
                 8 => {
+                    let one = (name, random.pick(&DIRS));
+                    let other = (random.pick(&BUCKETS), random.pick(&DIRS));
+                    if one.0 == other.0
+                        && (one.1.starts_with(other.1) || other.1.starts_with(one.1))
+                    {
+                        continue;
+                    }
+                    index.swap_prefixes((&bucket(one.0), one.1), (&bucket(other.0), other.1));
+                    move_in(&mut model, one, ("aside", "x/"));
+                    move_in(&mut model, other, one);
+                    move_in(&mut model, ("aside", "x/"), other);
+                    done.push(format!("swap {one:?} {other:?}"));
+                }
+                9 => {
                     index.flush().await.unwrap();
                     done.push("flush".to_owned());
                 }

@@ -179,8 +179,10 @@ fn two_names_change_places() {
     scene.put("d/k", b"x");
     scene.put("e/l", b"x");
     scene.rename("b/d", "b/e", exchange).unwrap();
+    assert!(scene.rows_are_whole());
     assert_eq!(scene.keys(), ["d/l", "e/k", "one", "two"]);
     scene.rename("b/d", "b/one", exchange).unwrap();
+    assert!(scene.rows_are_whole());
     assert_eq!(scene.keys(), ["d", "e/k", "one/l", "two"]);
     assert_eq!(scene.stat("d").etag, two.etag);
     assert_eq!(scene.rename("b/d", "b/none", exchange), Err(Errno::NOENT));
