@@ -7,6 +7,7 @@
 
 pub mod assignment;
 pub mod group;
+pub mod keeper;
 pub mod layout;
 pub mod replica;
 #[cfg(any(test, feature = "simulation"))]

@@ -76,7 +76,8 @@ pub struct Terms {
     /// Leases; none where all replicas of the group live and die in one process, which tells each
     /// of them of a new configuration before anything else happens.
     pub leases: Option<Leases>,
-    /// A brick in sync that was not heard for this long is taken out.
+    /// A brick in sync that was not heard for this long is taken out. More than a beat, a tick and
+    /// a round trip, or bricks come and go without end.
     pub patience_us: u64,
     /// What was not answered for this long is sent again.
     pub retry_us: u64,
@@ -510,11 +511,18 @@ impl<K: Kinds> Replica<K> {
             }
             out.push(Action::Apply { record, is_partial });
         }
+        if !self.keeps(Rule::TrimWhenDurable) {
+            self.trim(out);
+        }
     }
 
     /// The tree is durable up to `seq`; what the log no longer needs is dropped.
     fn checkpointed(&mut self, seq: u64, out: &mut Out<K>) {
         self.checkpoint = self.checkpoint.max(seq.min(self.commit));
+        self.trim(out);
+    }
+
+    fn trim(&mut self, out: &mut Out<K>) {
         let needed = if self.keeps(Rule::TrimWhenDurable) {
             self.checkpoint
         } else {

@@ -89,11 +89,7 @@ impl<K: Kinds> Replica<K> {
             return;
         };
         self.matched_to(matched);
-        let upto = if self.keeps(Rule::CommitWithinMatch) {
-            commit.min(self.matched())
-        } else {
-            commit
-        };
+        let upto = commit.min(self.matched());
         if upto > self.commit {
             self.commit_to(upto, out);
         }

@@ -44,8 +44,6 @@ pub enum Rule {
     ConflictsGiveWay,
     /// An older epoch's primary is refused.
     OldEpochRefused,
-    /// What is known to be committed ends where the log is known to be the primary's.
-    CommitWithinMatch,
     /// A learner is added once its tree is whole and its log has all that is committed.
     PromoteWhenWhole,
     /// A learner's tree that is not whole is marked so, durably.
@@ -73,7 +71,7 @@ pub enum Rule {
 }
 
 /// All rules, in the order of the table.
-pub const RULES: [Rule; 33] = [
+pub const RULES: [Rule; 32] = [
     Rule::CommitNeedsAll,
     Rule::AckWhenDurable,
     Rule::PrimaryDurable,
@@ -94,7 +92,6 @@ pub const RULES: [Rule; 33] = [
     Rule::PrevMatches,
     Rule::ConflictsGiveWay,
     Rule::OldEpochRefused,
-    Rule::CommitWithinMatch,
     Rule::PromoteWhenWhole,
     Rule::IncompleteMarked,
     Rule::ExtraNamesRemoved,

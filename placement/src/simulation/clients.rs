@@ -9,8 +9,6 @@ use crate::replica::{Action, Effect, Event, Message, OpId, Outcome, Payload, Rea
 
 /// How long a client waits, in µs.
 const TIMEOUT_US: u64 = 1_200_000;
-/// Between two requests, at most.
-const THINK_US: u64 = 250_000;
 /// Requests of a client in all.
 const MAX_ASKS: usize = 30;
 
@@ -282,7 +280,7 @@ impl World {
     }
 
     fn rest(&mut self, client: usize) {
-        let delay = self.random.within(500, THINK_US);
+        let delay = self.random.within(500, self.plan.think_us);
         self.schedule(delay, Occurrence::Turn { client });
     }
 

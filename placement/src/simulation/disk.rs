@@ -135,6 +135,11 @@ impl Disk {
         }
     }
 
+    /// True where it is marked whole.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
     /// True while a new base is not durable: a checkpoint would be one of the old log.
     pub fn is_rebasing(&self) -> bool {
         self.queue

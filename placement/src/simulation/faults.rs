@@ -17,6 +17,8 @@ pub enum Fault {
     Apart(usize),
     /// Two hosts do not hear each other.
     Cut(usize, usize),
+    /// The network fell in two: a bit for each host, and one for the store.
+    Split(u32),
     /// A host cannot reach the store.
     StoreCut(usize),
     /// A disk writes no more.
@@ -52,9 +54,14 @@ impl World {
                     self.hosts[host].paused_until = self.now + lasts;
                     None
                 }
-                8..=10 => {
+                8 => {
                     self.set_apart(host, true);
                     Some(Fault::Apart(host))
+                }
+                9 | 10 => {
+                    let sides = self.random.below(1 << (self.hosts.len() + 1)) as u32;
+                    self.split(sides, true);
+                    Some(Fault::Split(sides))
                 }
                 11 | 12 if host != other => {
                     self.is_cut[host][other] = true;
@@ -105,6 +112,22 @@ impl World {
         for other in 0..self.hosts.len() {
             self.is_cut[host][other] = is_apart;
             self.is_cut[other][host] = is_apart && !one_way;
+        }
+    }
+
+    /// Cuts whatever lies on different sides: a bit for each host, and one for the store.
+    fn split(&mut self, sides: u32, is_cut: bool) {
+        let count = self.hosts.len();
+        let side = |which: usize| sides >> which & 1;
+        for host in 0..count {
+            for other in 0..count {
+                if side(host) != side(other) {
+                    self.is_cut[host][other] = is_cut;
+                }
+            }
+            if side(host) != side(count) {
+                self.is_store_cut[host] = is_cut;
+            }
         }
     }
 
@@ -218,6 +241,7 @@ impl World {
             }
             Fault::AllDown => (0..self.hosts.len()).for_each(|host| self.undo(Fault::Down(host))),
             Fault::Apart(host) => self.set_apart(host, false),
+            Fault::Split(sides) => self.split(sides, false),
             Fault::Cut(host, other) => self.is_cut[host][other] = false,
             Fault::StoreCut(host) => self.is_store_cut[host] = false,
             Fault::Disk(host) => {

@@ -6,7 +6,7 @@ use super::clients::Client;
 use super::disk::File;
 use super::history::{Name, Order, linearize};
 use super::world::{Host, NAMES, World};
-use crate::replica::{Alarm, BrickSet, Read};
+use crate::replica::{Alarm, BrickSet, Position, Read};
 
 /// What a seed did wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,13 @@ pub enum Violation {
         seq: u64,
         /// How many had it.
         copies: usize,
+    },
+    /// A brick was made one in sync, or kept so, that lacks what is committed.
+    NotInSync {
+        /// Which.
+        brick: u32,
+        /// What it lacks.
+        seq: u64,
     },
     /// A replica gave an alarm for which there was no reason.
     Alarmed(Alarm),
@@ -110,6 +117,21 @@ impl World {
             && self.clients.iter().all(Client::is_idle)
     }
 
+    /// Everyone in sync has everything committed, durably; an empty disk will be found out.
+    pub(super) fn check_in_sync(&mut self) {
+        for brick in self.config.in_sync.iter() {
+            let host = &self.hosts[brick.0 as usize];
+            if host.wiped && !host.disk.is_complete() {
+                continue;
+            }
+            let missing = |(_, at): &(&u64, &Position)| !host.disk.has(**at);
+            if let Some((seq, _)) = self.committed.iter().find(missing) {
+                let (brick, seq) = (brick.0, *seq);
+                self.violation = Some(Violation::NotInSync { brick, seq });
+            }
+        }
+    }
+
     pub(super) fn has_lost_to_rot(&self) -> bool {
         let trees = || self.hosts.iter().map(|host| &host.disk.tree);
         let is_lost = |(name, file): (&Name, &File)| {
@@ -167,6 +189,7 @@ impl Display for Violation {
             Self::TooFewCopies { seq, copies } => {
                 write!(f, "record {seq} acknowledged with {copies} copies")
             }
+            Self::NotInSync { brick, seq } => write!(f, "brick {brick} in sync without {seq}"),
             Self::Alarmed(alarm) => write!(f, "alarm: {alarm:?}"),
             Self::CopiesDiffer(trees) => write!(f, "copies differ:\n{trees}"),
             Self::NoRest(state) => write!(f, "no rest:\n{state}"),

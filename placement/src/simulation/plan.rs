@@ -14,6 +14,10 @@ pub struct Plan {
     pub loses: u64,
     pub doubles: u64,
     pub slow: u64,
+    /// Of a thousand, besides, of what is said to the store or by it.
+    pub store_loses: u64,
+    /// Between two requests of a client, in µs, at most.
+    pub think_us: u64,
     /// Between two faults, in µs, at most.
     pub fault_gap_us: u64,
 }
@@ -22,17 +26,21 @@ pub struct Plan {
 pub fn plan(random: &mut Random) -> Plan {
     let is_local = random.is_one_of(250);
     let bricks = random.within(2, 4) as usize;
+    let lease_us = random.within(150_000, 1_200_000);
     let leases = Leases {
-        lease_us: 300_000,
-        grace_us: 345_000,
-        beat_us: 80_000,
+        lease_us,
+        // Clocks go wrong by five percent: 1.05 / 0.95 and a little.
+        grace_us: lease_us * 11_060 / 10_000,
+        beat_us: lease_us / 4,
     };
+    // Shorter than the lease or longer, but always longer than between two beats heard.
+    let patience_us = 130_000 + random.within(lease_us / 3, lease_us * 2);
     Plan {
         is_local,
         bricks,
         terms: Terms {
             leases: (!is_local).then_some(leases),
-            patience_us: if is_local { 1 << 60 } else { 500_000 },
+            patience_us: if is_local { 1 << 60 } else { patience_us },
             retry_us: 120_000,
             min_in_sync: random.within(1, 2) as usize,
             retained: random.within(0, 12),
@@ -42,6 +50,8 @@ pub fn plan(random: &mut Random) -> Plan {
         loses: random.within(0, 60),
         doubles: random.within(0, 100),
         slow: random.within(0, 60),
+        store_loses: random.within(0, 300),
+        think_us: random.within(15_000, 300_000),
         fault_gap_us: random.within(150_000, 1_200_000),
     }
 }

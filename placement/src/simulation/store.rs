@@ -13,7 +13,7 @@ impl World {
             self.schedule(0, arrival);
             return;
         }
-        if self.is_store_cut[from] || self.loses() {
+        if self.is_store_cut[from] || self.store_loses() {
             return;
         }
         let copies = 1 + u64::from(self.random.is_one_of(self.plan.doubles));
@@ -23,10 +23,15 @@ impl World {
         }
     }
 
+    fn store_loses(&mut self) -> bool {
+        self.loses() || (!self.is_healing && self.random.is_one_of(self.plan.store_loses))
+    }
+
     pub(super) fn store_asked(&mut self, from: usize, life: u64, next: Option<GroupConfig>) {
         if let Some(next) = next.filter(|next| next.epoch == self.config.epoch + 1) {
             self.config = next;
             self.figures.epochs += 1;
+            self.check_in_sync();
             if self.plan.is_local {
                 // Without leases nobody may go on by an older one.
                 for host in (0..self.hosts.len()).filter(|host| *host != from) {
@@ -34,7 +39,7 @@ impl World {
                 }
             }
         }
-        if !self.plan.is_local && (self.is_store_cut[from] || self.loses()) {
+        if !self.plan.is_local && (self.is_store_cut[from] || self.store_loses()) {
             return;
         }
         let delay = if self.plan.is_local { 0 } else { self.delay() };

@@ -54,6 +54,7 @@ fn word(violation: &Violation) -> &'static str {
         Violation::NotLinearizable(_) => "not linearizable",
         Violation::Forked { .. } => "forked",
         Violation::TooFewCopies { .. } => "too few copies",
+        Violation::NotInSync { .. } => "not in sync",
         Violation::Alarmed(_) => "alarm",
         Violation::CopiesDiffer(_) => "copies differ",
         Violation::NoRest(_) => "no rest",

@@ -143,7 +143,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     inbox: VecDeque<(usize, Event<Simulated>)>,
     actions: Vec<Action<Simulated>>,
-    committed: HashMap<u64, Position>,
+    pub committed: HashMap<u64, Position>,
 }
 
 impl World {
@@ -199,7 +199,7 @@ impl World {
         }
         for client in 0..4 {
             world.clients.push(Client::new(client));
-            let delay = world.random.below(500_000);
+            let delay = world.random.below(2_500_000);
             world.schedule(delay, Occurrence::Turn { client });
         }
         world.schedule(300_000, Occurrence::Trouble);
