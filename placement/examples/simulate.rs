@@ -13,7 +13,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
     match (words.first().map(String::as_str), number(0), number(1)) {
-        (Some("breaches"), _, limit) => breaches(limit.unwrap_or(10_000)),
+        (Some("breaches"), _, limit) => {
+            breaches(limit.unwrap_or(10_000), words.get(2..).unwrap_or_default())
+        }
         (Some("seed"), _, Some(seed)) => match run_traced(seed, None, |line| println!("{line}")) {
             Ok(_) => ExitCode::SUCCESS,
             Err(violation) => {
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
         (_, Some(count), None) => seeds(0..count),
         _ => {
             eprintln!(
-                "simulate COUNT | simulate FIRST COUNT | simulate seed SEED | simulate breaches LIMIT"
+                "simulate COUNT | simulate FIRST COUNT | simulate seed SEED | simulate breaches LIMIT [RULE…]"
             );
             ExitCode::FAILURE
         }
@@ -59,10 +61,10 @@ fn seeds(range: std::ops::Range<u64>) -> ExitCode {
     }
 }
 
-fn breaches(limit: u64) -> ExitCode {
+fn breaches(limit: u64, names: &[String]) -> ExitCode {
     println!("| rule broken | noticed after seeds | as |\n| --- | ---: | --- |");
     let mut missed = 0;
-    for caught in breach_table(limit) {
+    for caught in breach_table(limit, names) {
         missed += u32::from(caught.how.is_none());
         let how = caught.how.unwrap_or("NOT NOTICED");
         println!("| {:?} | {} | {how} |", caught.rule, caught.seeds);

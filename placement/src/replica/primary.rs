@@ -295,7 +295,6 @@ impl<K: Kinds> Replica<K> {
         out: &mut Out<K>,
     ) {
         let last = self.log.last().seq;
-        let keeps_apart = self.keeps(Rule::SessionsApart);
         let Role::Primary(primary) = &mut self.role else {
             return;
         };
@@ -303,7 +302,8 @@ impl<K: Kinds> Replica<K> {
             return;
         };
         let is_known = session == peer.session || (session == 0 && !peer.is_learner);
-        if !is_known && peer.session != 0 && keeps_apart {
+        // What an earlier session acknowledged may be lost since.
+        if !is_known && peer.session != 0 {
             return;
         }
         peer.heard = now;

@@ -56,8 +56,6 @@ pub enum Rule {
     DerivedFetched,
     /// A tree is whole when it has caught up with the latest state any copy was taken from.
     WholeWhenCaughtUp,
-    /// Acknowledgements of an earlier session of a learner do not count.
-    SessionsApart,
     /// With fewer in sync than asked for, writes are refused.
     MinInSync,
     /// One change of a name at a time is between decision and commit.
@@ -71,7 +69,7 @@ pub enum Rule {
 }
 
 /// All rules, in the order of the table.
-pub const RULES: [Rule; 32] = [
+pub const RULES: [Rule; 31] = [
     Rule::CommitNeedsAll,
     Rule::AckWhenDurable,
     Rule::PrimaryDurable,
@@ -98,7 +96,6 @@ pub const RULES: [Rule; 32] = [
     Rule::CopyNotOverNewer,
     Rule::DerivedFetched,
     Rule::WholeWhenCaughtUp,
-    Rule::SessionsApart,
     Rule::MinInSync,
     Rule::OneChangeOfAName,
     Rule::BlankIsNotInSync,

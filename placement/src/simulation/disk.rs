@@ -179,7 +179,7 @@ impl Disk {
     }
 
     /// One rename: both names in one step.
-    fn rename(&mut self, from: Name, to: Name, file: File) {
+    fn move_file(&mut self, from: Name, to: Name, file: File) {
         self.tree.remove(&from);
         self.tree.insert(to, file);
         self.journal.push_back((to, Some(file), Some(from)));
@@ -219,7 +219,7 @@ impl Disk {
                     Some(_) if is_partial || is_newer(self.tree.get(&to)) => self.set(from, None),
                     Some(old) => {
                         let moved = File { stamp: at, ..old };
-                        self.rename(from, to, moved);
+                        self.move_file(from, to, moved);
                     }
                     None => {}
                 }

@@ -21,6 +21,8 @@ pub enum Fault {
     Split(u32),
     /// A host cannot reach the store.
     StoreCut(usize),
+    /// A host is heard by the store and does not hear it.
+    StoreMute(usize),
     /// A disk writes no more.
     Disk(usize),
     /// Someone wants fewer copies.
@@ -33,12 +35,25 @@ impl World {
         if self.is_healing {
             return;
         }
-        let gap = self.random.within(20_000, self.plan.fault_gap_us);
+        // Now and then misfortunes come in rows, and to the same host.
+        let is_row = self.random.is_one_of(300);
+        let gap = self.random.within(
+            1_000,
+            if is_row {
+                60_000
+            } else {
+                self.plan.fault_gap_us
+            },
+        );
         self.schedule(gap, Occurrence::Trouble);
         self.figures.faults += 1;
-        let host = self.random.below(self.hosts.len() as u64) as usize;
+        let mut host = self.random.below(self.hosts.len() as u64) as usize;
+        if self.random.is_one_of(300) {
+            host = self.last_host;
+        }
+        self.last_host = host;
         let other = self.random.below(self.hosts.len() as u64) as usize;
-        let lasts = self.random.within(1_000, 1_200_000);
+        let lasts = self.random.within(1_000, self.plan.fault_us);
         let fault = if self.plan.is_local {
             self.trouble_within(host)
         } else {
@@ -67,9 +82,13 @@ impl World {
                     self.is_cut[host][other] = true;
                     Some(Fault::Cut(host, other))
                 }
-                13 | 14 => {
+                13 => {
                     self.is_store_cut[host] = true;
                     Some(Fault::StoreCut(host))
+                }
+                14 => {
+                    self.is_store_mute[host] = true;
+                    Some(Fault::StoreMute(host))
                 }
                 15 => self.fail_disk(host),
                 16 => self.wipe(host),
@@ -244,6 +263,7 @@ impl World {
             Fault::Split(sides) => self.split(sides, false),
             Fault::Cut(host, other) => self.is_cut[host][other] = false,
             Fault::StoreCut(host) => self.is_store_cut[host] = false,
+            Fault::StoreMute(host) => self.is_store_mute[host] = false,
             Fault::Disk(host) => {
                 if self.hosts[host].replica.is_some() {
                     self.stop(host);
@@ -261,6 +281,7 @@ impl World {
         for host in 0..self.hosts.len() {
             self.set_apart(host, false);
             self.is_store_cut[host] = false;
+            self.is_store_mute[host] = false;
             self.hosts[host].paused_until = 0;
             if self.hosts[host].disk.is_failing {
                 self.undo(Fault::Disk(host));

@@ -113,7 +113,7 @@ impl Ask {
 /// Most requests of one pair in a history.
 pub const MAX_ENTRIES: usize = 128;
 /// Most states looked at; a search that needs more is given up.
-const MAX_STATES: usize = 300_000;
+const MAX_STATES: usize = 60_000;
 
 /// What became of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,21 +20,31 @@ pub struct Plan {
     pub think_us: u64,
     /// Between two faults, in µs, at most.
     pub fault_gap_us: u64,
+    /// How long a fault lasts, in µs, at most.
+    pub fault_us: u64,
+    /// How long faults go on, in µs.
+    pub trouble_us: u64,
 }
 
 /// Chooses.
 pub fn plan(random: &mut Random) -> Plan {
     let is_local = random.is_one_of(250);
     let bricks = random.within(2, 4) as usize;
-    let lease_us = random.within(150_000, 1_200_000);
+    // In some seeds leases are long, and so is what a wrong clock makes of them.
+    let is_long = !is_local && random.is_one_of(200);
+    let lease_us = if is_long {
+        random.within(1_500_000, 4_000_000)
+    } else {
+        random.within(150_000, 1_200_000)
+    };
     let leases = Leases {
         lease_us,
         // Clocks go wrong by five percent: 1.05 / 0.95 and a little.
         grace_us: lease_us * 11_060 / 10_000,
-        beat_us: lease_us / 4,
+        beat_us: lease_us / 8,
     };
     // Shorter than the lease or longer, but always longer than between two beats heard.
-    let patience_us = 130_000 + random.within(lease_us / 3, lease_us * 2);
+    let patience_us = 130_000 + random.within(lease_us / 7, lease_us * 2);
     Plan {
         is_local,
         bricks,
@@ -49,9 +59,11 @@ pub fn plan(random: &mut Random) -> Plan {
         },
         loses: random.within(0, 60),
         doubles: random.within(0, 100),
-        slow: random.within(0, 60),
+        slow: random.within(0, 90),
         store_loses: random.within(0, 300),
         think_us: random.within(15_000, 300_000),
-        fault_gap_us: random.within(150_000, 1_200_000),
+        fault_gap_us: random.within(150_000, if is_long { 3_000_000 } else { 1_200_000 }),
+        fault_us: if is_long { 9_000_000 } else { 1_200_000 },
+        trouble_us: if is_long { 14_000_000 } else { 6_000_000 },
     }
 }

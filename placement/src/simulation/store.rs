@@ -39,7 +39,8 @@ impl World {
                 }
             }
         }
-        if !self.plan.is_local && (self.is_store_cut[from] || self.store_loses()) {
+        let is_deaf = self.is_store_cut[from] || self.is_store_mute[from];
+        if !self.plan.is_local && (is_deaf || self.store_loses()) {
             return;
         }
         let delay = if self.plan.is_local { 0 } else { self.delay() };

@@ -19,8 +19,6 @@ use crate::replica::{
 /// Names in use: three pairs.
 pub const NAMES: Name = 6;
 const TICK_US: u64 = 40_000;
-/// Faults go on for this long, in µs.
-const TROUBLE_US: u64 = 6_000_000;
 /// After this long without faults everything has to be at rest, in µs.
 const REST_US: u64 = 30_000_000;
 
@@ -132,6 +130,9 @@ pub struct World {
     pub wanted: BrickSet,
     pub is_cut: Vec<Vec<bool>>,
     pub is_store_cut: Vec<bool>,
+    /// Hosts that the store hears and that do not hear it.
+    pub is_store_mute: Vec<bool>,
+    pub last_host: usize,
     pub is_healing: bool,
     pub clients: Vec<Client>,
     pub asks: HashMap<OpId, usize>,
@@ -167,6 +168,8 @@ impl World {
             wanted: all,
             is_cut: vec![vec![false; count]; count],
             is_store_cut: vec![false; count],
+            is_store_mute: vec![false; count],
+            last_host: 0,
             is_healing: false,
             clients: Vec::new(),
             asks: HashMap::new(),
@@ -182,10 +185,9 @@ impl World {
             plan,
         };
         for host in 0..count {
-            let (rate, offset) = (
-                world.random.within(950_000, 1_050_000),
-                world.random.below(1 << 40),
-            );
+            let rates = [950_000, world.random.within(950_000, 1_050_000), 1_050_000];
+            let rate = world.random.pick(&rates).unwrap_or(1_000_000);
+            let offset = world.random.below(1 << 40);
             world.hosts.push(Host {
                 disk: Disk::new(true),
                 replica: None,
@@ -199,7 +201,7 @@ impl World {
         }
         for client in 0..4 {
             world.clients.push(Client::new(client));
-            let delay = world.random.below(2_500_000);
+            let delay = world.random.below(world.plan.trouble_us / 2);
             world.schedule(delay, Occurrence::Turn { client });
         }
         world.schedule(300_000, Occurrence::Trouble);
@@ -208,7 +210,7 @@ impl World {
 
     /// Runs to the end.
     pub fn run(mut self) -> Result<Figures, Violation> {
-        self.run_until(TROUBLE_US, |_| false)?;
+        self.run_until(self.plan.trouble_us, |_| false)?;
         self.end_trouble();
         let rest = self.now + REST_US;
         self.run_until(rest, Self::is_at_rest)?;
