@@ -1,8 +1,8 @@
 //! Files by their inode numbers, where the file system opens them by handles that need no more.
 //!
-//! A handle names an inode by its number and a generation, of which 0 stands for any on the file
-//! systems named here (on XFS it does not). Source: open_by_handle_at(2); `ext4_nfs_get_inode` in
-//! fs/ext4/super.c, `f2fs_nfs_get_inode` in fs/f2fs/super.c.
+//! A handle names an inode by its number and a generation. For any generation 0 stands on ext4 and
+//! F2FS; XFS tells which it is. Source: open_by_handle_at(2); `ext4_nfs_get_inode` in
+//! fs/ext4/super.c, `f2fs_nfs_get_inode` in fs/f2fs/super.c; fs/xfs/libxfs/xfs_fs.h.
 
 #![allow(unsafe_code, reason = "file handles by libc")]
 
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-use rustix::fs::fstatfs;
+use rustix::fs::{Mode, OFlags, fstatfs, openat};
 
 use super::OsDisk;
 use super::posix::meet;
@@ -21,17 +21,40 @@ use crate::files::{Errno, FileAttr, FileResult};
 /// them.
 const EXT4: u64 = 0xef53;
 const F2FS: u64 = 0xf2f5_2010;
+const XFS: u64 = 0x5846_5342;
 /// A handle of 32 bits of number and 32 of generation. Source: linux/exportfs.h,
 /// FILEID_INO32_GEN.
 const NUMBER_AND_GENERATION: c_int = 1;
+/// XFS's own, of 64 bits of number and 32 of generation. Source: fs/xfs/xfs_export.h,
+/// XFS_FILEID_TYPE_64FLAG.
+const LONG_NUMBER_AND_GENERATION: c_int = 0x81;
+/// Source: xfs_fs.h, XFS_IOC_BULKSTAT, `_IOR('X', 127, 64 bytes)`. Linux 5.3.
+const BULKSTAT: libc::Ioctl = 0x8040_587f_u32 as libc::Ioctl;
 
 /// As the kernel takes it. Source: open_by_handle_at(2), `struct file_handle`.
 #[repr(C)]
 struct Handle {
     len_bytes: c_uint,
     kind: c_int,
-    number: u32,
+    parts: [u32; 3],
+}
+
+/// What is asked of XFS, and room for one answer. Source: xfs_fs.h, `struct xfs_bulk_ireq`,
+/// `struct xfs_bulkstat`.
+#[repr(C)]
+#[derive(Default)]
+struct Bulkstat {
+    first: u64,
+    flags: u32,
+    wanted: u32,
+    found: u32,
+    group: u32,
+    reserved: [u64; 5],
+    ino: u64,
+    /// Length, blocks, flags and four times.
+    passed_over: [u64; 7],
     generation: u32,
+    rest: [u32; 31],
 }
 
 impl OsDisk {
@@ -39,14 +62,24 @@ impl OsDisk {
     /// is none; EOPNOTSUPP where it cannot be found by its number; EPERM.
     pub fn open_number(&self, ino: u64) -> FileResult<(OwnedFd, FileAttr)> {
         let kind = fstatfs(&*self.root)?.f_type;
-        if !matches!(u64::try_from(kind), Ok(EXT4 | F2FS)) {
-            return Err(Errno::OPNOTSUPP);
-        }
-        let handle = Handle {
-            len_bytes: 8,
-            kind: NUMBER_AND_GENERATION,
-            number: u32::try_from(ino).map_err(|_| Errno::STALE)?,
-            generation: 0,
+        let handle = match u64::try_from(kind) {
+            Ok(EXT4 | F2FS) => Handle {
+                len_bytes: 8,
+                kind: NUMBER_AND_GENERATION,
+                parts: [u32::try_from(ino).map_err(|_| Errno::STALE)?, 0, 0],
+            },
+            Ok(XFS) => {
+                let generation = self.generation_on_xfs(ino)?;
+                let bytes = ino.to_ne_bytes();
+                let [a, b, c, d, e, f, g, h] = bytes;
+                let halves = [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes);
+                Handle {
+                    len_bytes: 12,
+                    kind: LONG_NUMBER_AND_GENERATION,
+                    parts: [halves[0], halves[1], generation],
+                }
+            }
+            _ => return Err(Errno::OPNOTSUPP),
         };
         let fd = open(self.root.as_fd(), handle)?;
         let attr = meet(fd.as_fd())?.attr;
@@ -55,7 +88,30 @@ impl OsDisk {
         }
         Ok((fd, attr))
     }
+
+    fn generation_on_xfs(&self, ino: u64) -> FileResult<u32> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(&*self.root, ".", flags, Mode::empty())?;
+        let mut asked = Bulkstat {
+            first: ino,
+            wanted: 1,
+            ..Bulkstat::default()
+        };
+        // SAFETY: the descriptor is open; the kernel reads the first 64 bytes, and writes these
+        // and one answer of 192 bytes, which is what the structure has room for.
+        let outcome = unsafe { libc::ioctl(dir.as_raw_fd(), BULKSTAT, &raw mut asked) };
+        if outcome != 0 {
+            return Err(last());
+        }
+        // Without an inode of this number, the next one is told of.
+        if asked.found != 1 || asked.ino != ino {
+            return Err(Errno::STALE);
+        }
+        Ok(asked.generation)
+    }
 }
+
+const _: () = assert!(size_of::<Bulkstat>() == 64 + 192);
 
 fn open(on: BorrowedFd<'_>, mut handle: Handle) -> FileResult<OwnedFd> {
     let flags = libc::O_PATH | libc::O_CLOEXEC;
@@ -64,8 +120,12 @@ fn open(on: BorrowedFd<'_>, mut handle: Handle) -> FileResult<OwnedFd> {
     // the call only reads; the descriptor is open.
     let fd = unsafe { libc::open_by_handle_at(on.as_raw_fd(), pointer, flags) };
     if fd < 0 {
-        return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
+        return Err(last());
     }
     // SAFETY: the kernel just made it, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn last() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
