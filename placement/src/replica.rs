@@ -23,6 +23,8 @@ mod ops;
 mod primary;
 mod proposal;
 pub mod rules;
+#[cfg(test)]
+mod tests;
 
 pub use action::{Action, Alarm, Event, Outcome, Read, Verdict};
 pub use config::{BrickSet, GroupConfig, Life, MAX_COPIES};

@@ -9,6 +9,20 @@ use super::primary::Primary;
 use super::rules::Rule;
 use super::{Kinds, Leases, Replica, Role, Time};
 
+impl Leases {
+    /// Leases of a length, with a grace that outlasts them although each clock may go wrong by
+    /// `drift_per_mille` thousandths, less than a thousand. A new primary's wait for an old one is
+    /// the grace.
+    pub fn new(lease_us: u64, drift_per_mille: u64) -> Self {
+        let drift = drift_per_mille.min(999);
+        Self {
+            lease_us,
+            grace_us: lease_us * (1000 + drift) / (1000 - drift) + 1,
+            beat_us: lease_us / 8,
+        }
+    }
+}
+
 impl<K: Kinds> Replica<K> {
     pub(super) fn grace_us(&self, leases: Leases) -> u64 {
         if !self.keeps(Rule::Grace) {

@@ -59,7 +59,9 @@ impl Client {
 impl World {
     /// A client asks something new.
     pub(super) fn turn(&mut self, client: usize) {
+        let waits = client >= self.plan.steady && self.now >= self.rush_until;
         if self.is_healing
+            || waits
             || self.clients[client].entries.len() >= MAX_ASKS
             || self.clients[client].asking.is_some()
         {
@@ -77,10 +79,19 @@ impl World {
         self.send_ask(client);
     }
 
+    /// All clients ask now.
+    pub(super) fn rush(&mut self) {
+        self.rush_until = self.now + 500_000;
+        for client in 0..self.clients.len() {
+            let delay = self.random.below(20_000);
+            self.schedule(delay, Occurrence::Turn { client });
+        }
+    }
+
     fn choose(&mut self, client: usize) -> Ask {
         // Few names at a time, so that requests meet.
-        let name =
-            (self.random.below(u64::from(NAMES)) & self.random.below(u64::from(NAMES))) as Name;
+        let names = u64::from(if self.now < self.rush_until { 2 } else { NAMES });
+        let name = (self.random.below(names) & self.random.below(names)) as Name;
         let value = self.random.next() >> 8;
         let known = self.clients[client].known[usize::from(name)];
         match self.random.below(12) {
@@ -280,7 +291,9 @@ impl World {
     }
 
     fn rest(&mut self, client: usize) {
-        let delay = self.random.within(500, self.plan.think_us);
+        let is_rush = self.now < self.rush_until;
+        let most = if is_rush { 6_000 } else { self.plan.think_us };
+        let delay = self.random.within(500, most);
         self.schedule(delay, Occurrence::Turn { client });
     }
 

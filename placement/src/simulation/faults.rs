@@ -135,7 +135,7 @@ impl World {
     }
 
     /// Cuts whatever lies on different sides: a bit for each host, and one for the store.
-    fn split(&mut self, sides: u32, is_cut: bool) {
+    pub(super) fn split(&mut self, sides: u32, is_cut: bool) {
         let count = self.hosts.len();
         let side = |which: usize| sides >> which & 1;
         for host in 0..count {

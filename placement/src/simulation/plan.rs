@@ -20,6 +20,8 @@ pub struct Plan {
     pub think_us: u64,
     /// Between two faults, in µs, at most.
     pub fault_gap_us: u64,
+    /// Clients from this number on ask only when the primary has changed.
+    pub steady: usize,
     /// How long a fault lasts, in µs, at most.
     pub fault_us: u64,
     /// How long faults go on, in µs.
@@ -37,12 +39,7 @@ pub fn plan(random: &mut Random) -> Plan {
     } else {
         random.within(150_000, 1_200_000)
     };
-    let leases = Leases {
-        lease_us,
-        // Clocks go wrong by five percent: 1.05 / 0.95 and a little.
-        grace_us: lease_us * 11_060 / 10_000,
-        beat_us: lease_us / 8,
-    };
+    let leases = Leases::new(lease_us, 50);
     // Shorter than the lease or longer, but always longer than between two beats heard.
     let patience_us = 130_000 + random.within(lease_us / 7, lease_us * 2);
     Plan {
@@ -63,6 +60,7 @@ pub fn plan(random: &mut Random) -> Plan {
         store_loses: random.within(0, 300),
         think_us: random.within(15_000, 300_000),
         fault_gap_us: random.within(150_000, if is_long { 3_000_000 } else { 1_200_000 }),
+        steady: random.within(1, 4) as usize,
         fault_us: if is_long { 9_000_000 } else { 1_200_000 },
         trouble_us: if is_long { 14_000_000 } else { 6_000_000 },
     }

@@ -1,6 +1,7 @@
 //! The keeper of the configuration: one register with compare-and-set, as far away as the
 //! network is bad. What it was asked may take effect long after its asker has died.
 
+use super::faults::Fault;
 use super::world::{Occurrence, World};
 use crate::replica::{Event, GroupConfig};
 
@@ -23,14 +24,34 @@ impl World {
         }
     }
 
+    /// Some changes are moments at which leases matter: clients all ask at once, and the old
+    /// primary may be cut off just then, before it hears.
+    fn seize(&mut self, old: GroupConfig, next: GroupConfig) {
+        if self.is_healing || self.plan.is_local {
+            return;
+        }
+        if old.primary != next.primary {
+            self.rush();
+        }
+        let is_first = old.in_sync.len() == 1 && next.in_sync.len() == 2;
+        if is_first && self.random.is_one_of(150) {
+            let alone = 1 << old.primary.0;
+            let lasts = self.random.within(100_000, self.plan.fault_us * 2);
+            self.figures.faults += 1;
+            self.split(alone, true);
+            self.schedule(lasts, Occurrence::Undo(Fault::Split(alone)));
+        }
+    }
+
     fn store_loses(&mut self) -> bool {
         self.loses() || (!self.is_healing && self.random.is_one_of(self.plan.store_loses))
     }
 
     pub(super) fn store_asked(&mut self, from: usize, life: u64, next: Option<GroupConfig>) {
         if let Some(next) = next.filter(|next| next.epoch == self.config.epoch + 1) {
-            self.config = next;
+            let old = std::mem::replace(&mut self.config, next);
             self.figures.epochs += 1;
+            self.seize(old, next);
             self.check_in_sync();
             if self.plan.is_local {
                 // Without leases nobody may go on by an older one.

@@ -133,6 +133,8 @@ pub struct World {
     /// Hosts that the store hears and that do not hear it.
     pub is_store_mute: Vec<bool>,
     pub last_host: usize,
+    /// Until then clients ask without a pause, and all of the same names.
+    pub rush_until: u64,
     pub is_healing: bool,
     pub clients: Vec<Client>,
     pub asks: HashMap<OpId, usize>,
@@ -170,6 +172,7 @@ impl World {
             is_store_cut: vec![false; count],
             is_store_mute: vec![false; count],
             last_host: 0,
+            rush_until: 0,
             is_healing: false,
             clients: Vec::new(),
             asks: HashMap::new(),
