@@ -167,8 +167,16 @@ impl OsDisk {
     /// Where a descriptor leads now, below the root; none where it has no name there. A file
     /// without a name may seem to have one: its inode is to be looked at.
     pub fn path_of(&self, fd: BorrowedFd<'_>) -> Option<FilePath> {
+        // That of an unlinked file is its last one, marked in a way that a name may have.
+        if fs::fstat(fd).ok()?.st_nlink == 0 {
+            return None;
+        }
         let target = fs::readlink(by_descriptor(fd), Vec::new()).ok()?;
-        let below = target.to_bytes().strip_prefix(self.root_path.as_bytes())?;
+        let root = self.root_path.as_bytes();
+        let below = target.to_bytes().strip_prefix(root)?;
+        if !(below.is_empty() || below.starts_with(b"/") || root.ends_with(b"/")) {
+            return None;
+        }
         let names = below.split(|b| *b == b'/').filter(|name| !name.is_empty());
         names
             .map(OsStr::from_bytes)

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::super::Inner;
@@ -165,6 +166,7 @@ impl Inner<OsDisk> {
         let place = below(path)?;
         let object = place.object();
         self.change_names(&keys([&object]), |turn| {
+            self.link_may_show(&place, target)?;
             let (parent, met) =
                 self.make_in(&place, caller, |dir, name| add_symlink(dir, name, target))?;
             turn.changed(&parent);
@@ -180,6 +182,23 @@ impl Inner<OsDisk> {
         self.reconcile_or_warn(&at);
         if self.leads_to_directory(&at) {
             self.forget_rows_are_whole(&at.bucket);
+        }
+    }
+
+    /// Before a symbolic link comes to stand at a path: where it will lead to a directory of the
+    /// volume, says that rows are missing, for a crash may come between.
+    pub(super) fn link_may_show(&self, place: &Below<'_>, target: &OsStr) -> FileResult<()> {
+        let parent = place.parent.as_os_str().as_bytes();
+        if target.as_bytes().starts_with(b"/") {
+            // It leads out of the volume, by its text at least: it is not followed.
+            return Ok(());
+        }
+        let path = [parent, b"/", target.as_bytes()].concat();
+        match std::str::from_utf8(&path) {
+            Ok(path) if self.tree.disk.open_dir(&self.tree.root, path).is_ok() => {
+                self.rows_may_move(&place.bucket)
+            }
+            _ => Ok(()),
         }
     }
 

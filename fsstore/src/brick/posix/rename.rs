@@ -1,6 +1,6 @@
 //! Moving names: one rename(2), and the index told of all it moves as one step.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::super::Inner;
@@ -9,7 +9,9 @@ use super::super::commit::Turn;
 use super::super::disk::FileFacts;
 use super::super::index::Change;
 use super::super::osdisk::OsDisk;
-use super::super::osdisk::posix::{Met, is_dir, is_regular, is_symlink, meet_at, move_name};
+use super::super::osdisk::posix::{
+    Met, is_dir, is_regular, is_symlink, link_text, meet_at, move_name,
+};
 use super::keep::Kept;
 use super::place::{Below, below, keys};
 use crate::files::{Errno, FilePath, FileResult, RenameMode};
@@ -133,6 +135,11 @@ impl Inner<OsDisk> {
         }
         if let (RenameMode::NoReplace, Some(at)) = (mode, &to.object) {
             self.refuse_where_aside(at, Errno::EXIST)?;
+        }
+        if from.has(is_symlink)
+            && let Ok(node) = self.tree.disk.open_node(from.place.path)
+        {
+            self.link_may_show(&to.place, &link_text(node.as_fd())?)?;
         }
         let kept = self.keep_end(from);
         // Other names of what is replaced stay, with digests that hold.

@@ -1,6 +1,9 @@
 //! Hard and symbolic links.
 
+use std::os::fd::AsFd;
+
 use crate::files::{Errno, FileId, Files, OpenFile, Target};
+use crate::name::BucketName;
 
 use super::{BOTH, HELLO_MD5, Scene, me, path};
 
@@ -126,4 +129,43 @@ fn keys_are_reached_through_a_symbolic_link_to_a_directory() {
     assert_eq!(scene.keys(), ["d/k", "link/k"]);
     // The mount's kernel goes through links itself.
     assert_eq!(scene.lookup("b/link/k").err(), Some(Errno::STALE));
+}
+
+/// A crash may come between the link and what is said of it.
+#[test]
+fn before_a_link_to_a_directory_is_made_the_log_says_that_rows_are_missing() {
+    let says = |target: &str| {
+        let scene = Scene::new();
+        scene.put("d/k", b"x");
+        let made = scene
+            .brick
+            .make_symlink(&path("b/d"), target.as_ref(), me());
+        assert_eq!(made.err(), Some(Errno::EXIST));
+        let (bucket, log) = (BucketName::parse("b").unwrap(), &scene.brick.inner.log);
+        let end = log.end();
+        log.mark_rows(&bucket).unwrap();
+        log.end() == end
+    };
+    assert!(!says("nothing") && !says("/d"));
+    assert!(says("d"));
+}
+
+#[test]
+fn a_descriptor_leads_to_a_path_of_this_volume_or_to_none() {
+    let scene = Scene::new();
+    let disk = &scene.brick.inner.tree.disk;
+    scene.write("b/k", b"x");
+    let open = |at: &std::path::Path| std::fs::File::open(at).unwrap();
+    let file = open(&scene.real("b/k"));
+    assert_eq!(disk.path_of(file.as_fd()), Some(path("b/k")));
+    std::fs::remove_file(scene.real("b/k")).unwrap();
+    assert_eq!(disk.path_of(file.as_fd()), None);
+    let mut sibling = scene.real("").file_name().unwrap().to_owned();
+    sibling.push("2");
+    let sibling = scene.real("").with_file_name(sibling);
+    std::fs::create_dir(&sibling).unwrap();
+    std::fs::write(sibling.join("k"), b"x").unwrap();
+    let led = disk.path_of(open(&sibling.join("k")).as_fd());
+    std::fs::remove_dir_all(sibling).unwrap();
+    assert_eq!(led, None);
 }
