@@ -1,6 +1,7 @@
 """kill -9 under load: every acknowledged write is there, whole, and the listing agrees with the tree."""
 
 import concurrent.futures
+import os
 import random
 import threading
 
@@ -115,3 +116,20 @@ def test_kill_while_a_large_put_runs(fresh_server):
     server.start()
     assert s3.get_object(Bucket="bkt", Key="k")["Body"].read() == b"old"
     until("staging is swept", lambda: not server.staging_debris())
+
+
+def test_edit_that_nobody_saw_before_a_kill(new_server):
+    server = new_server(config='scan_interval = "1h"\nhash = "never"\n').start()
+    s3 = clients.boto(server)
+    s3.create_bucket(Bucket="bkt")
+    tags = {key: s3.put_object(Bucket="bkt", Key=key, Body=blob(5000, key))["ETag"] for key in ("edited", "alone")}
+    path = server.path("bkt", "edited")
+    before = path.stat()
+    with open(path, "r+b") as file:
+        file.write(blob(5000, "other"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    server.kill()
+    server.start()
+    listing = {key: entry["ETag"] for key, entry in listed(s3, "bkt").items()}
+    assert listing["alone"] == tags["alone"] == s3.head_object(Bucket="bkt", Key="alone")["ETag"]
+    assert tags["edited"] not in (listing["edited"], s3.head_object(Bucket="bkt", Key="edited")["ETag"])
