@@ -218,9 +218,16 @@ async fn an_edit_that_puts_length_and_time_back_is_in_the_record() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_that_times_cannot_tell_is_taken_for_one() {
     let scene = Scene::coarse().await;
-    let edit = scene.begin().await;
-    end(edit).await;
-    assert!(scene.tag().await.is_provisional());
+    // On a busy machine not every edit begins within the tick of what came before.
+    for attempt in 0.. {
+        let edit = scene.begin().await;
+        end(edit).await;
+        if scene.tag().await.is_provisional() {
+            break;
+        }
+        assert!(attempt < 100, "every edit was told by its times");
+        scene.put(OLD, Precondition::default()).await.unwrap();
+    }
     scene.put(OLD, Precondition::default()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     let edit = scene.begin().await;
