@@ -6,7 +6,7 @@
 //! its own.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Error, ErrorKind, PipeReader};
+use std::io::{Error, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -156,10 +156,8 @@ impl Share {
 
     /// A mount to take the place of the one there is, where that is of a bucket and another stands
     /// under the bucket's name by now: what a mount begins at it keeps for ever.
-    pub fn renewed(&mut self) -> Result<Option<LooseMount>, Error> {
-        let (Some(bucket), Some(anchor)) = (&self.bucket, self.anchor.upgrade()) else {
-            return Ok(None);
-        };
+    pub fn renewed(&mut self) -> Option<LooseMount> {
+        let (bucket, anchor) = (self.bucket.as_ref()?, self.anchor.upgrade()?);
         let renewed = || -> Result<_, Error> {
             if anchor.number_of(bucket)? == self.shown {
                 return Ok(None);
@@ -171,13 +169,20 @@ impl Share {
         match renewed() {
             Ok(Some((mount, shown))) if shown != self.shown => {
                 self.shown = shown;
-                Ok(Some(mount))
+                Some(mount)
             }
-            Ok(_) => Ok(None),
-            // It is made again some day.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Ok(_) => None,
+            Err(error) => {
+                // The bucket is gone, and made again some day; or the file system has ended.
+                tracing::trace!(%error, "no bucket to be mounted again");
+                None
+            }
         }
+    }
+
+    /// What was given by [`Share::renewed`] did not get to its place: it is to be given again.
+    pub fn was_not_renewed(&mut self) {
+        self.shown = 0;
     }
 
     /// Whether it may have to be [renewed](Self::renewed).

@@ -239,7 +239,7 @@ impl<V: Files> Host<V> {
             if count > 0 {
                 return Ok(());
             }
-            if let Some(mount) = share.renewed()? {
+            if let Some(mount) = share.renewed() {
                 let watched = mount.watch(&wish.at)?;
                 if let Some(guest) = self.inner.guests().get_mut(&number) {
                     guest.shared = Some(watched);

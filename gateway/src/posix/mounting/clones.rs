@@ -54,19 +54,15 @@ impl LooseMount {
         options: &MountOptions,
         other: &Watched,
     ) -> Result<Watched, Error> {
+        if !other.is_uppermost()? {
+            return Err(Errno::BUSY.into());
+        }
         attr::set(self.0.as_fd(), options)?;
         let watched = self.watch(at)?;
-        let take_away = || {
-            if other.is_uppermost()? {
-                detach(at)
-            } else {
-                Err(Errno::BUSY.into())
-            }
-        };
         match self.move_to(at, MoveMountFlags::MOVE_MOUNT_BENEATH) {
-            Ok(()) => take_away()?,
+            Ok(()) => detach(at)?,
             Err(Errno::INVAL) => {
-                take_away()?;
+                detach(at)?;
                 self.move_to(at, MoveMountFlags::empty())?;
             }
             Err(error) => return Err(error.into()),

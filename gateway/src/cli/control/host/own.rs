@@ -112,7 +112,10 @@ impl<V: Files> Host<V> {
         loop {
             let again = match kept.watched.wait(kept.share.ended(), longest) {
                 Ok(Waited::Gone) => return,
-                Ok(Waited::Nothing) => kept.renew(),
+                Ok(Waited::Nothing) => {
+                    kept.renew();
+                    Ok(())
+                }
                 Ok(Waited::Else) if self.is_leaving() || !is_still_there(&kept.watched) => return,
                 Ok(Waited::Else) => self.revive(&mut kept),
                 Err(error) => Err(error.into()),
@@ -142,10 +145,16 @@ impl<V: Files> Host<V> {
 
 impl Kept {
     /// Shows the bucket that stands by now where another one stood.
-    fn renew(&mut self) -> Result<(), CommandError> {
-        if let Some(mount) = self.share.renewed()? {
-            self.watched = mount.replace(&self.wish.at, &self.options, &self.watched)?;
+    fn renew(&mut self) {
+        let Some(mount) = self.share.renewed() else {
+            return;
+        };
+        match mount.replace(&self.wish.at, &self.options, &self.watched) {
+            Ok(watched) => self.watched = watched,
+            Err(error) => {
+                tracing::debug!(%error, "a mount shows a bucket that is gone");
+                self.share.was_not_renewed();
+            }
         }
-        Ok(())
     }
 }
