@@ -137,8 +137,12 @@ impl FileFacts {
 }
 
 impl Record {
-    /// Whether the digests hold for a file of this length, mtime and inode.
+    /// Whether the digests hold for a file of this length, mtime and inode. Those of no bytes hold
+    /// for every empty file.
     pub fn verdict(&self, len_bytes: u64, mtime_ns: i64, ino: u64) -> Verdict {
+        if len_bytes == 0 && self.state.is_some_and(|state| state.len_bytes == 0) {
+            return Verdict::Valid;
+        }
         let now = DigestState {
             len_bytes,
             mtime_ns,

@@ -131,6 +131,12 @@ impl<V: Files, B> FileSystem<V, B> {
         let _ = self.company.set(Arc::clone(company));
     }
 
+    /// Other hands may have changed anything.
+    pub fn doubt_all(&self) {
+        self.nodes.doubt_all();
+        self.near.let_all_go();
+    }
+
     /// Other hands changed what stands at a path.
     pub fn doubt(&self, path: &FilePath) {
         if let Some(ino) = self.nodes.doubt(path) {

@@ -221,11 +221,13 @@ impl Kernel for ToldKernel {
         note(self.notifier.inval_inode(INodeNo(ino), -1, 0));
     }
 
+    fn forget_names_in(&self, ino: u64) {
+        // They are kept in pages, as a file's bytes are.
+        note(self.notifier.inval_inode(INodeNo(ino), 0, 0));
+    }
+
     fn forget_file(&self, ino: u64) -> bool {
-        // The first file that is opened may still turn a session into an ordinary one.
-        let keeps_pages = !self.facts.passing.is_on();
-        let offset = if keeps_pages { 0 } else { -1 };
-        let outcome = self.notifier.inval_inode(INodeNo(ino), offset, 0);
+        let outcome = self.notifier.inval_inode(INodeNo(ino), 0, 0);
         let is_unknown = matches!(&outcome, Err(e) if e.kind() == std::io::ErrorKind::NotFound);
         note(outcome);
         !is_unknown

@@ -47,6 +47,11 @@ impl<D> Near<D> {
         drop(beyond);
     }
 
+    /// Lets all go.
+    pub fn let_all_go(&self) {
+        self.lock().clear();
+    }
+
     /// Lets a directory go.
     pub fn let_go(&self, ino: u64) {
         self.lock().retain(|(other, _)| *other != ino);
@@ -73,5 +78,7 @@ mod tests {
         assert_eq!(near.get(all).as_deref(), None);
         near.hold(1, Arc::new(7));
         assert_eq!(near.get(1).as_deref(), Some(&7));
+        near.let_all_go();
+        assert_eq!(near.get(1).as_deref(), None);
     }
 }

@@ -345,6 +345,17 @@ impl<H: Clone> Nodes<H> {
         Some(ino)
     }
 
+    /// Other hands may have moved any directory.
+    pub fn doubt_all(&self) {
+        let mut table = self.lock();
+        for (ino, node) in &mut table.nodes {
+            if *ino != ROOT && node.is_directory() {
+                node.set_doubted(true);
+            }
+        }
+        self.any_doubted.store(true, Ordering::Release);
+    }
+
     /// The uppermost doubted directory on the way to a node, or itself.
     pub fn doubted_above(&self, ino: u64) -> Option<u64> {
         if !self.any_doubted.load(Ordering::Acquire) {

@@ -160,7 +160,14 @@ impl<V: Files> Sessions<V> {
 
 impl Shared {
     fn settle(&self, live: &Live) {
-        self.company.set_alone(live.sessions.len() <= 1);
+        let is_alone = live.sessions.len() <= 1;
+        if is_alone && !*self.company.alone() {
+            // What the others did to directories it was not told.
+            let left = live.sessions.iter();
+            let left = left.filter_map(|(_, left)| left.upgrade());
+            left.for_each(|left| left.all_changed());
+        }
+        self.company.set_alone(is_alone);
     }
 }
 

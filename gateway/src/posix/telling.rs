@@ -16,7 +16,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// Attributes are to be asked again.
     fn forget_attr(&self, ino: u64);
 
-    /// Attributes, and bytes that are kept, are to be asked again. Gives whether the kernel
+    /// Attributes of a directory, and names of it that are kept, are to be asked again.
+    fn forget_names_in(&self, ino: u64);
+
+    /// Attributes, and bytes or names that are kept, are to be asked again. Gives whether the kernel
     /// knows the file.
     fn forget_file(&self, ino: u64) -> bool;
 
@@ -45,8 +48,9 @@ impl<V: Files, B: Send + Sync + 'static, K: Kernel> FilesWatcher for Teller<V, B
         };
         if let (Some(parent), Some(name)) = (found.parent, &found.name) {
             self.kernel.forget_name(parent, name);
-            // Its time and its number of links.
-            self.kernel.forget_attr(parent);
+            // Its time, its number of links, and what it was listed as: of a name that it did not
+            // know the kernel takes no notice, and a time can be put back.
+            self.kernel.forget_names_in(parent);
         }
         if let Some(ino) = found.ino {
             self.kernel.forget_attr(ino);
@@ -68,6 +72,7 @@ impl<V: Files, B: Send + Sync + 'static, K: Kernel> FilesWatcher for Teller<V, B
     }
 
     fn all_changed(&self) {
+        self.fs.doubt_all();
         let (inodes, names) = self.fs.all_known();
         if !self.kernel.forget_all_names() {
             for (parent, name) in names {

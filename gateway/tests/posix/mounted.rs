@@ -144,10 +144,15 @@ fn names_that_the_kernel_keeps_are_those_that_stand() {
         expected.sort();
         assert_eq!(names(), expected);
         assert_eq!(names(), expected);
+        let before = std::fs::metadata(&mount.at).unwrap().modified().unwrap();
         std::fs::write(mount.plain.root.join(&theirs), "").unwrap();
         mount
             .plain
             .tell(|watcher| watcher.name_changed(&below(&theirs)));
+        // As rsync and tar do.
+        File::open(&mount.plain.root)
+            .and_then(|dir| dir.set_modified(before))
+            .unwrap();
         expected.push(theirs.into());
         assert_eq!(names(), expected);
     }

@@ -39,6 +39,10 @@ impl Kernel for Listener {
         self.note(format!("attr {ino}"));
     }
 
+    fn forget_names_in(&self, ino: u64) {
+        self.note(format!("names in {ino}"));
+    }
+
     fn forget_file(&self, ino: u64) -> bool {
         self.note(format!("file {ino}"));
         true
@@ -103,7 +107,7 @@ fn a_name_is_forgotten_with_what_stood_there_and_its_directorys_attributes() {
     t.teller.name_changed(&below(&["d", "f"]));
     let mut wanted = vec![
         format!("name f in {dir}"),
-        format!("attr {dir}"),
+        format!("names in {dir}"),
         format!("attr {file}"),
     ];
     wanted.sort();
@@ -112,7 +116,7 @@ fn a_name_is_forgotten_with_what_stood_there_and_its_directorys_attributes() {
     t.teller.name_changed(&below(&["d", "new"]));
     assert_eq!(
         t.listener.take(),
-        [format!("attr {dir}"), format!("name new in {dir}")]
+        [format!("name new in {dir}"), format!("names in {dir}")]
     );
 }
 
@@ -132,6 +136,29 @@ fn a_directory_that_others_moved_is_not_taken_for_what_stands_there_now() {
     // Met where it is, it is at hand again.
     fs.lookup(ROOT, OsStr::new("moved")).unwrap();
     assert_eq!(fs.attr(t.file_ino, None).unwrap().attr.len_bytes, 0);
+}
+
+#[test]
+fn a_directory_that_others_moved_untold_is_looked_for_after_anything_may_have_changed() {
+    let t = Try::new(true);
+    let root = t._dir.path();
+    std::fs::rename(root.join("d"), root.join("moved")).unwrap();
+    std::fs::create_dir(root.join("d")).unwrap();
+    t.teller.all_changed();
+    let me = Caller {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
+    assert!(
+        t.fs.make_dir(t.dir_ino, OsStr::new("new"), 0o755, me)
+            .is_err()
+    );
+    assert!(!root.join("d/new").exists());
+    t.fs.lookup(ROOT, OsStr::new("moved")).unwrap();
+    t.fs.make_dir(t.dir_ino, OsStr::new("new"), 0o755, me)
+        .unwrap();
+    assert!(root.join("moved/new").is_dir());
 }
 
 #[test]

@@ -92,6 +92,18 @@ fn digests_hold_for_their_state_only() {
 }
 
 #[test]
+fn digests_of_no_bytes_hold_for_every_empty_file() {
+    let mut record = typical();
+    record.state = Some(DigestState {
+        len_bytes: 0,
+        mtime_ns: 5,
+        ino: 6,
+    });
+    assert_eq!(record.verdict(0, 7, 8), Verdict::Valid);
+    assert_eq!(record.verdict(1, 5, 6), Verdict::Void);
+}
+
+#[test]
 fn a_valid_record_gives_its_digests() {
     let mut record = typical();
     record.etag_before = Some(7);
