@@ -9,6 +9,7 @@ pub mod assignment;
 pub mod group;
 pub mod keeper;
 pub mod layout;
+pub mod merge;
 pub mod replica;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;

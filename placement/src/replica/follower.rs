@@ -217,11 +217,8 @@ impl<K: Kinds> Replica<K> {
         };
         let me = self.life.brick;
         // One after the other, so that they do not race each other without need.
-        let rank = config
-            .in_sync
-            .iter()
-            .take_while(|brick| *brick != me)
-            .count() as u64;
+        let others = config.in_sync.without(config.primary);
+        let rank = others.iter().take_while(|brick| *brick != me).count() as u64;
         let wait_us = match self.terms.leases {
             Some(leases) => self.grace_us(leases) + rank * leases.beat_us,
             None => self.terms.patience_us.saturating_mul(rank + 1),
@@ -229,8 +226,7 @@ impl<K: Kinds> Replica<K> {
         let since = follower.heard.max(self.adopted);
         let is_due = follower.is_orphan || is_past(now, since, wait_us);
         if is_due && !self.is_failed {
-            let in_sync = config.in_sync.without(config.primary);
-            self.propose(now, me, in_sync, out);
+            self.propose(now, me, others, out);
         }
     }
 

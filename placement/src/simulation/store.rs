@@ -30,7 +30,11 @@ impl World {
         if self.is_healing || self.plan.is_local {
             return;
         }
-        if old.primary != next.primary {
+        let has_gone = old
+            .in_sync
+            .iter()
+            .any(|brick| !next.in_sync.contains(brick));
+        if old.primary != next.primary || has_gone {
             self.rush();
         }
         let is_first = old.in_sync.len() == 1 && next.in_sync.len() == 2;
