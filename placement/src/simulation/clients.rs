@@ -9,6 +9,8 @@ use crate::replica::{Action, Effect, Event, Message, OpId, Outcome, Payload, Rea
 
 /// How long a client waits, in µs.
 const TIMEOUT_US: u64 = 1_200_000;
+/// Requests of a client in one rush, unless it asks anyhow.
+const MAX_RUSH: usize = 8;
 /// Requests of a client in all.
 const MAX_ASKS: usize = 30;
 
@@ -19,6 +21,8 @@ pub struct Client {
     entries: Vec<Entry>,
     asking: Option<Asking>,
     believed: usize,
+    /// Requests since the rush began.
+    rushed: usize,
     known: [Option<Value>; NAMES as usize],
 }
 
@@ -47,6 +51,7 @@ impl Client {
             entries: Vec::new(),
             asking: None,
             believed: 0,
+            rushed: 0,
             known: [None; NAMES as usize],
         }
     }
@@ -59,7 +64,8 @@ impl Client {
 impl World {
     /// A client asks something new.
     pub(super) fn turn(&mut self, client: usize) {
-        let waits = client >= self.plan.steady && self.now >= self.rush_until;
+        let is_over = self.now >= self.rush_until || self.clients[client].rushed >= MAX_RUSH;
+        let waits = client >= self.plan.steady && is_over;
         if self.is_healing
             || waits
             || self.clients[client].entries.len() >= MAX_ASKS
@@ -67,6 +73,7 @@ impl World {
         {
             return;
         }
+        self.clients[client].rushed += 1;
         let ask = self.choose(client);
         self.serial += 1;
         let asked = self.serial;
@@ -83,6 +90,8 @@ impl World {
     pub(super) fn rush(&mut self) {
         self.rush_until = self.now + 500_000;
         for client in 0..self.clients.len() {
+            self.clients[client].believed = self.config.primary.0 as usize;
+            self.clients[client].rushed = 0;
             let delay = self.random.below(20_000);
             self.schedule(delay, Occurrence::Turn { client });
         }
@@ -226,7 +235,13 @@ impl World {
     /// A client hears.
     pub(super) fn told(&mut self, client: usize, op: OpId, said: Said) {
         let count = self.hosts.len() as u64;
-        let (is_local, other) = (self.plan.is_local, self.random.below(count) as usize);
+        let is_local = self.plan.is_local;
+        // In a rush clients have heard who is to be primary.
+        let other = if self.now < self.rush_until {
+            self.config.primary.0 as usize
+        } else {
+            self.random.below(count) as usize
+        };
         let Some(asking) = self.current(client, op) else {
             return;
         };
@@ -244,7 +259,8 @@ impl World {
             Said::Outcome(Outcome::Unknown) if is_local => asking.is_orphan = true,
             Said::Outcome(Outcome::Unknown) => self.done(client, Told::Nothing),
             Said::Outcome(Outcome::NotPrimary { primary }) => {
-                let next = primary.map_or(other, |brick| brick.0 as usize);
+                let hint = primary.filter(|_| self.now >= self.rush_until);
+                let next = hint.map_or(other, |brick| brick.0 as usize);
                 self.clients[client].believed = next;
                 self.not_done(client);
             }
