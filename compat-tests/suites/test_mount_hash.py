@@ -66,6 +66,25 @@ def test_never_stays_provisional_and_changes_with_the_bytes(doors):
     assert tag(s3) == md5(DATA)
 
 
+def test_buckets_have_policies_of_their_own(new_server, new_mount):
+    config = 'hash = "never"\n[bucket.soon]\nhash = "on-close"\n[bucket.asked]\nhash = "on-read"\n'
+    server = new_server(config=config).start()
+    s3 = clients.boto(server)
+    mount = new_mount(server).start()
+    for bucket in ("soon", "asked", "other"):
+        s3.create_bucket(Bucket=bucket)
+        (mount.path(bucket) / "k").write_bytes(DATA)
+
+    def shown(bucket):
+        return listed(s3, bucket)["k"]["ETag"].strip('"')
+
+    until("on-close is hashed by itself", lambda: shown("soon") == md5(DATA))
+    assert shown("asked").startswith(PROVISIONAL)
+    until("on-read is hashed when asked", lambda: s3.head_object(Bucket="asked", Key="k")["ETag"].strip('"') == md5(DATA))
+    assert s3.head_object(Bucket="other", Key="k")["ETag"].strip('"').startswith(PROVISIONAL)
+    assert shown("other").startswith(PROVISIONAL)
+
+
 def test_file_that_is_written_again_and_again_is_never_shown_with_an_old_md5(doors):
     s3, folder = doors("on-close")
     for number in range(60):

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fsstore::by_bucket::ByBucket;
 use fsstore::volume::Durability;
 use serde::Deserialize;
 use serde::de::Deserializer;
@@ -138,6 +139,8 @@ impl std::fmt::Debug for RootConfig {
 pub struct BucketConfig {
     /// What a 200 on a write means here.
     pub durability: Option<Durability>,
+    /// When digests of files made behind portico's back here are computed.
+    pub hash: Option<HashPolicy>,
 }
 
 /// Why a configuration cannot be used.
@@ -205,6 +208,21 @@ impl Config {
     /// Reads a configuration from text; `path` is for messages. Errors: UnknownKey, Invalid.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| explain(&error, text, path))
+    }
+
+    /// What holds where, of a setting that buckets may have of their own.
+    pub fn by_bucket<T>(
+        &self,
+        default: T,
+        own: impl Fn(&BucketConfig) -> Option<T>,
+    ) -> ByBucket<T> {
+        let buckets = self.bucket.iter();
+        ByBucket {
+            default,
+            buckets: buckets
+                .filter_map(|(name, bucket)| Some((name.clone(), own(bucket)?)))
+                .collect(),
+        }
     }
 
     /// Checks what single values cannot show. Errors: Contradiction.

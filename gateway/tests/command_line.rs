@@ -198,6 +198,10 @@ fn a_served_tree_is_looked_at_checked_and_its_index_built_anew() {
     assert!(server.endpoint.starts_with("http://127.0.0.1:"));
     let (buckets, _) = json(&["bucket", "ls"], Some(dir));
     assert_eq!(buckets[0]["name"], "photos");
+    assert_eq!(
+        (&buckets[0]["durability"], &buckets[0]["hash"]),
+        (&"strict".into(), &"background".into())
+    );
     let refused = portico(&["index", "check", "--dir", dir.to_str().unwrap()], &[]);
     let pid = format!("pid {}", server.process.id());
     assert!(stderr(&refused).contains(&pid), "{refused:?}");

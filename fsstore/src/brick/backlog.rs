@@ -107,7 +107,7 @@ mod tests {
     async fn nobody_waits_for_the_index_in_a_turn() {
         let dir = tempfile::tempdir().unwrap();
         let options = BrickOptions {
-            hash: HashPolicy::Never,
+            hash: HashPolicy::Never.into(),
             scan_interval: Duration::from_secs(3_600),
             ..BrickOptions::new(dir.path())
         };

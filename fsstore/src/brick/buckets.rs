@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::commit::Turn;
 use super::disk::{Disk, DiskFile, FileKind};
 use super::tree::{Tree, failed, is_absent};
+use crate::by_bucket::ByBucket;
 use crate::error::{Result, StoreError};
 use crate::name::BucketName;
 use crate::object::Timestamp;
@@ -47,34 +48,9 @@ struct Known {
     looked: Instant,
 }
 
-/// What an acknowledgement means, by bucket.
-#[derive(Debug, Clone, Default)]
-pub struct DurabilityRules {
-    /// Where nothing else is said.
-    pub default: Durability,
-    /// By bucket name.
-    pub buckets: BTreeMap<String, Durability>,
-}
-
-impl DurabilityRules {
-    /// Whether any bucket is relaxed.
-    pub fn has_relaxed(&self) -> bool {
-        self.default == Durability::Relaxed
-            || self.buckets.values().any(|d| *d == Durability::Relaxed)
-    }
-
-    /// What holds for a bucket.
-    pub fn of(&self, name: &BucketName) -> Durability {
-        self.buckets
-            .get(name.as_str())
-            .copied()
-            .unwrap_or(self.default)
-    }
-}
-
 /// The buckets of one volume.
 pub struct Buckets {
-    durability: DurabilityRules,
+    durability: ByBucket<Durability>,
     known: Cache<BucketName, Arc<Known>>,
     /// Counts changes of buckets, after each.
     changes: AtomicU64,
@@ -82,7 +58,7 @@ pub struct Buckets {
 
 impl Buckets {
     /// None known yet.
-    pub fn new(durability: DurabilityRules) -> Self {
+    pub fn new(durability: ByBucket<Durability>) -> Self {
         Self {
             durability,
             known: Cache::new(MAX_CACHED),

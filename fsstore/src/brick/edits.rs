@@ -253,8 +253,8 @@ impl<D: Disk> Inner<D> {
                 return;
             }
         };
-        if self.options.hash == HashPolicy::OnClose {
-            for at in changed {
+        for at in changed {
+            if self.options.hash.of(&at.bucket) == HashPolicy::OnClose {
                 // A full queue loses nothing: the index knows what needs hashing.
                 let _ = self.suspects.try_send(Suspect { at, settled: true });
             }

@@ -20,7 +20,7 @@ use super::tree::Found;
 use super::{HashPolicy, Inner};
 use crate::digest::{Digester, Digests, ShaDigester};
 use crate::error::{Result, StoreError};
-use crate::name::{BucketName, ObjectKey};
+use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
 use crate::object::{DigestSet, Locator};
 
 /// Most objects hashed in one go: their files are held open meanwhile.
@@ -46,9 +46,8 @@ pub struct Suspect {
 
 /// Starts the task; it ends when the brick is closed or dropped.
 pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Suspect>) {
-    match inner.options.hash {
-        HashPolicy::Background | HashPolicy::OnClose => {}
-        HashPolicy::OnRead | HashPolicy::Never => return,
+    if !inner.options.hash.any(HashPolicy::is_unasked) {
+        return;
     }
     let weak = Arc::downgrade(inner);
     tokio::spawn(async move {
@@ -87,22 +86,32 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>, mut suspected: mpsc::Receiver<Suspe
                     continue;
                 }
             };
-            after = rows
-                .last()
-                .map(|(bucket, key, _)| (bucket.clone(), key.clone()));
-            let is_full = rows.len() == BATCH_KEYS;
+            let is_unasked = |bucket: &BucketName| inner.options.hash.of(bucket).is_unasked();
+            let left_alone = rows.iter().position(|(bucket, ..)| !is_unasked(bucket));
+            let has_more = rows.len() == BATCH_KEYS || left_alone.is_some();
+            after = match left_alone {
+                Some(at) => Some((rows[at].0.clone(), last_key())),
+                None => rows
+                    .last()
+                    .map(|(bucket, key, _)| (bucket.clone(), key.clone())),
+            };
             let unsettled = |(bucket, key, _)| Suspect {
                 at: Locator::new(bucket, key),
                 settled: false,
             };
-            inner
-                .hash_all(rows.into_iter().map(unsettled).collect())
-                .await;
-            if is_full {
+            let due = rows.into_iter().take(left_alone.unwrap_or(BATCH_KEYS));
+            inner.hash_all(due.map(unsettled).collect()).await;
+            if has_more {
                 pause = began.elapsed().min(IDLE);
             }
         }
     });
+}
+
+/// The last key that a bucket can have: after it begins another bucket.
+fn last_key() -> ObjectKey {
+    let most = MAX_KEY_LEN_BYTES / char::MAX.len_utf8();
+    ObjectKey::parse(&char::MAX.to_string().repeat(most)).expect("it is of the longest length")
 }
 
 /// A file that is to be read for its digest, as it was found.
@@ -366,3 +375,6 @@ fn renewed(mut record: Record, state: DigestState, facts: &FileFacts, digests: &
     record.etag_before = Some(state_of(facts).provisional_tag());
     record
 }
+
+#[cfg(test)]
+mod tests;

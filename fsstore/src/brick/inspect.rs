@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::buckets::{Buckets, DurabilityRules};
+use super::buckets::Buckets;
 use super::disk::FileFacts;
 use super::index::{Index, KeyRange, MAX_FETCH_ROWS, Row};
 use super::look::state_of;
@@ -15,11 +15,12 @@ use super::osdisk::OsDisk;
 use super::sink::off_thread;
 use super::tree::Tree;
 use super::walk::{Step, walk};
+use crate::by_bucket::ByBucket;
 use crate::error::{Result, StoreError};
 use crate::keypath::{self, KEYS_DIR, RESERVED};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::{Locator, ObjectInfo};
-use crate::volume::{BucketInfo, MAX_PAGE};
+use crate::volume::{BucketInfo, Durability, MAX_PAGE};
 
 /// Most keys that a check of the index names for each bucket.
 pub const MAX_EXAMPLES: usize = 10;
@@ -135,7 +136,7 @@ fn locator_of(inside: &str, is_dir: bool) -> Option<Locator> {
 
 impl Inspector {
     /// Opens a volume that a server has opened before. Errors: Io, AccessDenied.
-    pub fn open(root: &Path, durability: DurabilityRules) -> Result<Self> {
+    pub fn open(root: &Path, durability: ByBucket<Durability>) -> Result<Self> {
         let own = root.join(RESERVED);
         let disk = OsDisk::open(root, &own.join("staging"))
             .map_err(|e| StoreError::from_io("open the volume", e))?;
@@ -372,7 +373,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Inspector {
-        Inspector::open(dir, DurabilityRules::default()).unwrap()
+        Inspector::open(dir, ByBucket::default()).unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -251,7 +251,7 @@ impl<D: Disk> Inner<D> {
                 &looked.info,
                 &looked.found.facts,
                 looked.found.escaped,
-                self.options.hash,
+                self.options.hash.of(bucket),
             ))),
             Ok(None) => Ok(None),
             Err(StoreError::AccessDenied) => Ok(self.row_of_unreadable(bucket, key)),

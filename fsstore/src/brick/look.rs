@@ -306,7 +306,7 @@ impl<D: Disk> Inner<D> {
         if !looked.info.etag.is_provisional() {
             return Ok(looked);
         }
-        match self.options.hash {
+        match self.options.hash.of(&at.bucket) {
             HashPolicy::Never => Ok(looked),
             HashPolicy::Background | HashPolicy::OnClose => {
                 // A full queue loses nothing: the index knows what needs hashing.

@@ -60,7 +60,6 @@ use tokio::sync::watch::{Receiver, Sender};
 use self::backlog::Backlog;
 use self::bell::Bell;
 use self::buckets::Buckets;
-pub use self::buckets::DurabilityRules;
 use self::commit::{Committer, Terms};
 use self::disk::Disk;
 use self::edits::Edits;
@@ -72,9 +71,11 @@ use self::osdisk::OsDisk;
 use self::tree::Tree;
 use self::uploads::Uploads;
 use self::watch::{Source, Watching};
+use crate::by_bucket::ByBucket;
 use crate::clock::Clock;
 use crate::error::{Result, StoreError};
 use crate::keypath::RESERVED;
+use crate::volume::Durability;
 
 /// Objects that wait to be hashed; more are found again by the index.
 const MAX_SUSPECTS: usize = 4_096;
@@ -99,15 +100,25 @@ pub enum HashPolicy {
     Never,
 }
 
+impl HashPolicy {
+    /// Whether the hashing task reads files without being asked.
+    fn is_unasked(self) -> bool {
+        match self {
+            Self::Background | Self::OnClose => true,
+            Self::OnRead | Self::Never => false,
+        }
+    }
+}
+
 /// How a brick is opened.
 #[derive(Debug, Clone)]
 pub struct BrickOptions {
     /// The volume's root; made where it is not.
     pub root: PathBuf,
     /// What an acknowledgement means.
-    pub durability: DurabilityRules,
+    pub durability: ByBucket<Durability>,
     /// When files made without a door get a digest.
-    pub hash: HashPolicy,
+    pub hash: ByBucket<HashPolicy>,
     /// Shortest pause between two looks at the whole tree; a large tree is looked at less
     /// often, so that looking takes a twentieth of the time at most. Where the kernel tells of
     /// changes, ten minutes are the shortest.
@@ -125,8 +136,8 @@ impl BrickOptions {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
-            durability: DurabilityRules::default(),
-            hash: HashPolicy::default(),
+            durability: ByBucket::default(),
+            hash: ByBucket::default(),
             scan_interval: Duration::from_secs(1),
             watch: true,
             clock: Clock::system(),
@@ -366,7 +377,7 @@ impl<D: Disk> Inner<D> {
         let closed = self.log.closed_through();
         self.index.checkpoint().await?;
         let Some(number) = closed else { return Ok(()) };
-        if self.options.durability.has_relaxed() || self.log.binds() {
+        if self.options.durability.any(|d| d == Durability::Relaxed) || self.log.binds() {
             // A relaxed key, an edit or a mark leaves the log, and with it doubt, when bytes and
             // names are durable.
             let disk = Arc::clone(&self.tree.disk);

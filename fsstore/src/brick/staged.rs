@@ -238,7 +238,7 @@ impl<D: Disk> Inner<D> {
             .record
             .to_object_info(at.key.clone(), &super::look::state_of(&facts));
         let escaped = moved.escaped;
-        let row = row_of(&info, &facts, escaped, self.options.hash);
+        let row = row_of(&info, &facts, escaped, self.options.hash.of(&at.bucket));
         self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
         self.ours(&facts);
         self.reconcile_moved(&at.bucket, &moved)?;
@@ -406,7 +406,12 @@ impl<D: Disk> Inner<D> {
         changed?;
         turn.changed_file(&file);
         let info = record.to_object_info(at.key.clone(), &super::look::state_of(&facts));
-        let row = row_of(&info, &facts, found.escaped, self.options.hash);
+        let row = row_of(
+            &info,
+            &facts,
+            found.escaped,
+            self.options.hash.of(&at.bucket),
+        );
         self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
         Ok(info)
     }

@@ -1,7 +1,11 @@
 //! `portico bucket`: looks at buckets, with or without a running server.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
+use fsstore::brick::HashPolicy;
 use fsstore::brick::inspect::Inspector;
+use fsstore::by_bucket::ByBucket;
 use fsstore::name::BucketName;
 use fsstore::volume::{BucketInfo, Durability};
 use serde_json::{Value, json};
@@ -41,20 +45,21 @@ pub(super) struct StatArgs {
 pub(super) fn run(command: BucketCommand) -> Result<(), CommandError> {
     match command {
         BucketCommand::Ls(args) => {
-            let (inspector, users) = open(&args.tree)?;
-            let row = |bucket: &BucketInfo| fields(bucket, &users).map(|(_, value)| value).into();
+            let (inspector, users, hash) = open(&args.tree)?;
+            let row =
+                |bucket: &BucketInfo| fields(bucket, &users, &hash).map(|(_, value)| value).into();
             let answer = Answer::Many {
-                columns: &["name", "owner", "created", "durability"],
+                columns: &["name", "owner", "created", "durability", "hash"],
                 rows: inspector.buckets()?.iter().map(row).collect(),
             };
             answer.print(args.tree.json)
         }
         BucketCommand::Stat(args) => {
-            let (inspector, users) = open(&args.tree)?;
+            let (inspector, users, hash) = open(&args.tree)?;
             let name = BucketName::parse(&args.name)?;
             let totals = inspector.totals(&name)?;
             let settings: Vec<&String> = totals.info.settings.keys().collect();
-            let mut answer = Vec::from(fields(&totals.info, &users));
+            let mut answer = Vec::from(fields(&totals.info, &users, &hash));
             answer.extend([
                 ("objects", json!(totals.objects)),
                 ("len_bytes", json!(totals.len_bytes)),
@@ -65,15 +70,23 @@ pub(super) fn run(command: BucketCommand) -> Result<(), CommandError> {
     }
 }
 
-fn open(tree: &TreeArgs) -> Result<(Inspector, std::sync::Arc<Directory>), CommandError> {
+/// What answers are made of.
+type Opened = (Inspector, Arc<Directory>, ByBucket<HashPolicy>);
+
+fn open(tree: &TreeArgs) -> Result<Opened, CommandError> {
     let (layout, config) = tree.resolve()?;
     layout.served_before()?;
     let options = brick_options(&layout, &config);
     let users = open_users(&layout, config)?.directory();
-    Ok((Inspector::open(&options.root, options.durability)?, users))
+    let inspector = Inspector::open(&options.root, options.durability)?;
+    Ok((inspector, users, options.hash))
 }
 
-fn fields(bucket: &BucketInfo, users: &Directory) -> [(&'static str, Value); 4] {
+fn fields(
+    bucket: &BucketInfo,
+    users: &Directory,
+    hash: &ByBucket<HashPolicy>,
+) -> [(&'static str, Value); 5] {
     let owner = bucket.owner.as_deref();
     let name = owner
         .and_then(|id| users.user_by_id(id))
@@ -88,5 +101,6 @@ fn fields(bucket: &BucketInfo, users: &Directory) -> [(&'static str, Value); 4] 
         ("owner", json!(name.or(owner))),
         ("created", json!(rfc3339(bucket.created))),
         ("durability", json!(durability)),
+        ("hash", json!(hash.of(&bucket.name))),
     ]
 }

@@ -10,7 +10,7 @@ mod run;
 use std::io::Write;
 use std::sync::Arc;
 
-use fsstore::brick::{Brick, BrickOptions, DurabilityRules};
+use fsstore::brick::{Brick, BrickOptions, HashPolicy};
 use fsstore::volume::Volume;
 use tokio::net::TcpListener;
 
@@ -20,7 +20,7 @@ use self::run::{Prepared, Signals};
 pub(super) use self::run::{raise_descriptor_limit, run};
 use super::CommandError;
 use super::layout::Layout;
-use crate::config::{Config, HashPolicy};
+use crate::config::{self, Config};
 use crate::server::Drained;
 
 /// Serves a prepared tree to the end of the server.
@@ -47,23 +47,21 @@ async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
 
 /// How the volume of a tree is opened.
 pub(super) fn brick_options(layout: &Layout, config: &Config) -> BrickOptions {
-    let of_bucket = |(name, bucket): (&String, &crate::config::BucketConfig)| {
-        Some((name.clone(), bucket.durability?))
-    };
     BrickOptions {
-        durability: DurabilityRules {
-            default: config.durability,
-            buckets: config.bucket.iter().filter_map(of_bucket).collect(),
-        },
-        hash: match config.hash {
-            HashPolicy::Background => fsstore::brick::HashPolicy::Background,
-            HashPolicy::OnClose => fsstore::brick::HashPolicy::OnClose,
-            HashPolicy::OnRead => fsstore::brick::HashPolicy::OnRead,
-            HashPolicy::Never => fsstore::brick::HashPolicy::Never,
-        },
+        durability: config.by_bucket(config.durability, |own| own.durability),
+        hash: config.by_bucket(hash_policy(config.hash), |own| own.hash.map(hash_policy)),
         scan_interval: config.scan_interval,
         watch: config.watch,
         ..BrickOptions::new(layout.volume())
+    }
+}
+
+fn hash_policy(asked: config::HashPolicy) -> HashPolicy {
+    match asked {
+        config::HashPolicy::Background => HashPolicy::Background,
+        config::HashPolicy::OnClose => HashPolicy::OnClose,
+        config::HashPolicy::OnRead => HashPolicy::OnRead,
+        config::HashPolicy::Never => HashPolicy::Never,
     }
 }
 

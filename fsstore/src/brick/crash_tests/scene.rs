@@ -1,6 +1,5 @@
 //! A scene: operations, played on a disk whose power is cut, and what must be left.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use tempfile::TempDir;
 
 use super::super::crashdisk::{Abilities, CrashDisk, Model, Random, World};
 use super::super::intents::BootId;
-use super::super::{Brick, BrickOptions, DurabilityRules, HashPolicy};
+use super::super::{Brick, BrickOptions, HashPolicy};
 use super::ops::{Body, Op, at};
 use super::picture::{self, Picture, Universe, said};
 use crate::clock::Clock;
@@ -132,11 +131,8 @@ impl Scene {
 
     pub async fn open(&self, disk: &Arc<CrashDisk>, index: &Path) -> Result<Brick<CrashDisk>> {
         let options = BrickOptions {
-            durability: DurabilityRules {
-                default: self.durability,
-                buckets: BTreeMap::new(),
-            },
-            hash: self.hash,
+            durability: self.durability.into(),
+            hash: self.hash.into(),
             scan_interval: Duration::from_secs(3_600),
             clock: Clock::standing(Timestamp::from_secs(1_800_000_000)),
             boot: BootId::new(&disk.world().boot()),

@@ -39,7 +39,7 @@ impl Scene {
     async fn new(hash: HashPolicy) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = BrickOptions {
-            hash,
+            hash: hash.into(),
             scan_interval: Duration::from_secs(3_600),
             ..BrickOptions::new(dir.path())
         };
@@ -55,7 +55,7 @@ impl Scene {
     async fn coarse() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = BrickOptions {
-            hash: HashPolicy::Never,
+            hash: HashPolicy::Never.into(),
             scan_interval: Duration::from_secs(3_600),
             ..BrickOptions::new(dir.path())
         };
@@ -203,7 +203,7 @@ async fn an_edit_that_puts_length_and_time_back_is_in_the_record() {
     let Scene { dir, .. } = scene;
     std::fs::remove_dir_all(dir.path().join(".portico/index")).unwrap();
     let brick = Brick::open(BrickOptions {
-        hash: HashPolicy::Never,
+        hash: HashPolicy::Never.into(),
         ..BrickOptions::new(dir.path())
     })
     .await
@@ -252,7 +252,7 @@ async fn an_edit_lasts_until_the_last_handle_is_dropped() {
 async fn what_a_closed_file_has_become_is_hashed_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = BrickOptions::new(dir.path());
-    options.hash = HashPolicy::OnClose;
+    options.hash = HashPolicy::OnClose.into();
     options.scan_interval = Duration::from_secs(3_600);
     let clock = Clock::standing(Clock::system().now());
     options.clock = clock.clone();
@@ -326,7 +326,7 @@ async fn an_edit_is_remembered_over_a_restart() {
     let Scene { dir, brick, at } = scene;
     drop((edit, brick));
     let mut options = BrickOptions::new(dir.path());
-    options.hash = HashPolicy::Never;
+    options.hash = HashPolicy::Never.into();
     let brick = Brick::open(options.clone()).await.unwrap();
     assert!(brick.stat(&at).await.unwrap().etag.is_provisional());
     brick.close().await.unwrap();

@@ -25,7 +25,7 @@ fn path(text: &str) -> FilePath {
 
 async fn brick_with_directory(dir: &tempfile::TempDir) -> Brick {
     let options = BrickOptions {
-        hash: HashPolicy::Never,
+        hash: HashPolicy::Never.into(),
         scan_interval: Duration::from_secs(3_600),
         ..BrickOptions::new(dir.path())
     };

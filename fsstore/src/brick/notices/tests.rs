@@ -59,7 +59,7 @@ impl Scene {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = BrickOptions {
-            hash: HashPolicy::Never,
+            hash: HashPolicy::Never.into(),
             scan_interval: Duration::from_secs(3_600),
             ..BrickOptions::new(dir.path())
         };

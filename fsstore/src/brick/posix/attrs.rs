@@ -94,7 +94,7 @@ impl Inner<OsDisk> {
             let changed = change(Some(&mut kept));
             // Where it failed half-way, what was done of it has moved the ctime.
             if let Some((facts, record)) = self.kept(kept, true) {
-                let row = self.plain_row(&at.key, &facts, &record);
+                let row = self.plain_row(&at, &facts, &record);
                 self.tell_index(&at, Change::Put(row));
             }
             changed

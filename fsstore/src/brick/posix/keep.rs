@@ -8,7 +8,6 @@ use super::super::index::{Change, Row};
 use super::super::look::{Looked, row_of, state_of};
 use super::super::osdisk::{OsDisk, OsFile};
 use crate::error::StoreError;
-use crate::name::ObjectKey;
 use crate::object::{Attributes, Locator};
 
 /// An object's file before a change that moves its ctime. [`Inner::kept`] is to be told when
@@ -93,9 +92,9 @@ impl Inner<OsDisk> {
     }
 
     /// The row of a plain file with this record.
-    pub(super) fn plain_row(&self, key: &ObjectKey, facts: &FileFacts, record: &Record) -> Row {
-        let info = record.to_object_info(key.clone(), &state_of(facts));
-        row_of(&info, facts, false, self.options.hash)
+    pub(super) fn plain_row(&self, at: &Locator, facts: &FileFacts, record: &Record) -> Row {
+        let info = record.to_object_info(at.key.clone(), &state_of(facts));
+        row_of(&info, facts, false, self.options.hash.of(&at.bucket))
     }
 
     /// Tells the index of one key.

@@ -84,7 +84,7 @@ impl Inner<OsDisk> {
     /// A regular file has been made where none was.
     fn made_file(&self, at: Option<&Locator>, facts: &FileFacts) {
         let Some(at) = at else { return };
-        let row = self.plain_row(&at.key, facts, &Record::default());
+        let row = self.plain_row(at, facts, &Record::default());
         self.tell_index(at, Change::Put(row));
     }
 
@@ -261,7 +261,7 @@ impl Inner<OsDisk> {
                 match &now {
                     Some((facts, record)) => {
                         for at in [&source, &object].into_iter().flatten() {
-                            let row = self.plain_row(&at.key, facts, record);
+                            let row = self.plain_row(at, facts, record);
                             self.tell_index(at, Change::Put(row));
                         }
                     }

@@ -178,8 +178,8 @@ impl Inner<OsDisk> {
             }
         }
         let gone = row(&from.object, |_| Some(Change::Remove));
-        let come = row(&to.object, |key| match (&now, from.has(is_regular)) {
-            (Some((facts, record)), true) => Some(Change::Put(self.plain_row(key, facts, record))),
+        let come = row(&to.object, |at| match (&now, from.has(is_regular)) {
+            (Some((facts, record)), true) => Some(Change::Put(self.plain_row(at, facts, record))),
             _ => None,
         });
         let is_told = come.is_some();
@@ -282,7 +282,7 @@ impl Inner<OsDisk> {
             };
             self.displace_escaped(turn, at);
             if let Some((facts, record)) = now {
-                let row = self.plain_row(&at.key, facts, record);
+                let row = self.plain_row(at, facts, record);
                 self.tell_index(at, Change::Put(row));
             } else {
                 self.reconcile_or_warn(at);
@@ -335,10 +335,10 @@ fn rename(from: &End<'_>, to: &End<'_>, mode: RenameMode) -> FileResult<()> {
 
 fn row(
     at: &Option<Locator>,
-    change: impl FnOnce(&ObjectKey) -> Option<Change>,
+    change: impl FnOnce(&Locator) -> Option<Change>,
 ) -> Option<(BucketName, ObjectKey, Change)> {
     let at = at.as_ref()?;
-    Some((at.bucket.clone(), at.key.clone(), change(&at.key)?))
+    Some((at.bucket.clone(), at.key.clone(), change(at)?))
 }
 
 fn moves_tree_of(from: &End<'_>, to: &End<'_>, mode: RenameMode) -> bool {

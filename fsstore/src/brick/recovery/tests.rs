@@ -19,7 +19,7 @@ fn key(text: &str) -> ObjectKey {
 /// A brick over a tree that nobody scans again, with files at `keys`.
 async fn brick_of(dir: &tempfile::TempDir, keys: &[String]) -> Brick {
     let options = BrickOptions {
-        hash: HashPolicy::Never,
+        hash: HashPolicy::Never.into(),
         scan_interval: Duration::from_secs(3_600),
         ..BrickOptions::new(dir.path())
     };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use fsstore::testing::MemVolume;
+use fsstore::volume::Durability;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -53,6 +54,21 @@ async fn the_door_answers_in_s3s_words_and_a_sigterm_drains() {
     rustix::process::kill_process(me, rustix::process::Signal::TERM).unwrap();
     let ended = tokio::time::timeout(std::time::Duration::from_secs(10), task);
     assert_eq!(ended.await.unwrap().unwrap(), Ok(Drained::All));
+}
+
+#[test]
+fn a_buckets_own_settings_go_before_the_volumes() {
+    let text = "hash = \"on-read\"\n[bucket.own]\nhash = \"never\"\n\
+                [bucket.fast]\ndurability = \"relaxed\"";
+    let config = Config::parse(text, Path::new("p.toml")).unwrap();
+    let layout = Layout::create(tempfile::tempdir().unwrap().path()).unwrap();
+    let options = brick_options(&layout, &config);
+    let of = |name: &str| {
+        let name = fsstore::name::BucketName::parse(name).unwrap();
+        (options.hash.of(&name), options.durability.of(&name))
+    };
+    assert_eq!(of("own"), (HashPolicy::Never, Durability::Strict));
+    assert_eq!(of("fast"), (HashPolicy::OnRead, Durability::Relaxed));
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ fn tags_are_true_after_files_were_held_open_over_random_changes() {
     const HELD: usize = 6;
     for seed in 1..=SEEDS / 2 {
         let scene = Scene::with(|options| {
-            options.hash = HashPolicy::OnClose;
+            options.hash = HashPolicy::OnClose.into();
             options.durability.default = Durability::Relaxed;
         });
         let (mut numbers, mut held) = (Numbers(seed), Vec::new());
@@ -200,7 +200,7 @@ fn random_changes_of_both_halves_leave_a_true_listing() {
     ];
     for seed in 1..=SEEDS {
         let mut scene = Scene::with(|options| {
-            options.hash = HashPolicy::Never;
+            options.hash = HashPolicy::Never.into();
             options.durability.default = Durability::Relaxed;
             // What a change leaves wrong is not put right behind our back.
             options.scan_interval = Duration::from_secs(3_600);

@@ -26,7 +26,7 @@ fn a_file_written_is_an_object_at_once_and_gets_its_md5() {
 #[test]
 fn an_empty_file_has_the_md5_of_nothing_without_being_read() {
     // Nothing is read for its digest here.
-    let scene = Scene::with(|options| options.hash = HashPolicy::Never);
+    let scene = Scene::with(|options| options.hash = HashPolicy::Never.into());
     let file = scene.create("b/f").unwrap();
     assert!(scene.stat("f").etag.is_provisional());
     assert!(scene.listed_tag("f").starts_with("px1-"));
