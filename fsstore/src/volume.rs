@@ -106,8 +106,10 @@ pub struct AttrsPatch {
     pub owner: Option<String>,
     /// To whom the file belongs from now on; its permissions stay.
     pub file_owner: Option<FileOwner>,
-    /// Whether the modification time becomes now.
+    /// Whether the modification time becomes now, or `modified`.
     pub touch: bool,
+    /// The time that `touch` gives, where it is not now.
+    pub modified: Option<Timestamp>,
 }
 
 /// What was removed.
@@ -215,6 +217,8 @@ pub struct ComposeOptions {
     pub expected: Option<ExpectedDigest>,
     /// The kind the client names at completion; another one than begun with is refused by doors.
     pub expected_len_bytes: Option<u64>,
+    /// As in [`CommitOptions`].
+    pub modified: Option<Timestamp>,
 }
 
 /// Buckets and objects, kept for good.

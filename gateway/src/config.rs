@@ -43,6 +43,8 @@ pub struct Config {
     pub durability: Durability,
     /// When digests of files made behind portico's back are computed.
     pub hash: HashPolicy,
+    /// Whether files get the modification time that S3 clients' metadata carry.
+    pub apply_mtime: bool,
     /// Shortest pause between two looks at the whole tree, by which listings learn of changes
     /// made behind portico's back.
     #[serde(deserialize_with = "duration")]
@@ -76,6 +78,7 @@ impl Default for Config {
             domains: Vec::new(),
             durability: Durability::Strict,
             hash: HashPolicy::Background,
+            apply_mtime: false,
             scan_interval: Duration::from_secs(1),
             mount: Vec::new(),
             watch: true,
@@ -141,6 +144,8 @@ pub struct BucketConfig {
     pub durability: Option<Durability>,
     /// When digests of files made behind portico's back here are computed.
     pub hash: Option<HashPolicy>,
+    /// Whether files get the modification time that S3 clients' metadata carry.
+    pub apply_mtime: Option<bool>,
 }
 
 /// Why a configuration cannot be used.

@@ -18,7 +18,8 @@ use crate::compose::{Composition, compose};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ETag, PartNumber, UploadId};
 use crate::object::{
-    DigestAlgorithm, ExpectedDigest, Locator, ObjectInfo, PartClaim, PartInfo, UploadInfo,
+    DigestAlgorithm, ExpectedDigest, Locator, ObjectInfo, PartClaim, PartInfo, Timestamp,
+    UploadInfo,
 };
 use crate::volume::{
     ComposeOptions, Durability, PartsPage, StageOptions, StagedPart, UploadsPage, UploadsQuery,
@@ -172,9 +173,11 @@ impl<D: Disk> Inner<D> {
         let durable = self.buckets.durability(&at.bucket) == Durability::Strict;
         let (inner, source, wanted) = (Arc::clone(self), Arc::clone(&upload), id.clone());
         let target = at.clone();
+        let modified = options.modified;
+        let modified = modified.unwrap_or_else(|| self.options.clock.now());
         // The guard goes along: a caller that leaves must not reopen it under the copying.
         let (reopening, whole) = off_thread(move || {
-            match inner.make_composed(&target, &source, &wanted, &composition) {
+            match inner.make_composed(&target, &source, &wanted, &composition, modified) {
                 Ok(whole) => Ok((reopening, whole)),
                 // Its files are gone, with its bucket.
                 Err(_) if source.has_ended() => Err(StoreError::NoSuchUpload),
@@ -253,6 +256,7 @@ impl<D: Disk> Inner<D> {
         upload: &Upload<D>,
         id: &UploadId,
         composition: &Composition,
+        modified: Timestamp,
     ) -> Result<Whole<D>> {
         let disk = &*self.tree.disk;
         let chosen: Vec<_> = composition
@@ -284,8 +288,7 @@ impl<D: Disk> Inner<D> {
             }
             Arc::new(file)
         };
-        let now = self.options.clock.now();
-        file.set_modified(now.0)
+        file.set_modified(modified.0)
             .map_err(failed("set a file's time"))?;
         let record = Record {
             crc64nvme: Some(composition.crc64nvme),

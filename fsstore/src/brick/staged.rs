@@ -372,7 +372,8 @@ impl<D: Disk> Inner<D> {
         if patch.owner.is_some() {
             attrs.owner = patch.owner;
         }
-        let now = patch.touch.then(|| self.options.clock.now());
+        let now = || patch.modified.unwrap_or_else(|| self.options.clock.now());
+        let now = patch.touch.then(now);
         record.mtime_before_ns = None;
         if let (Some(now), Some(state)) = (now, &mut record.state) {
             record.mtime_before_ns = Some(state.mtime_ns);

@@ -337,7 +337,7 @@ impl Volume for MemVolume {
         check_attrs(&attrs)?;
         info.attrs = attrs;
         if patch.touch {
-            info.modified = now;
+            info.modified = patch.modified.unwrap_or(now);
         }
         Ok(info.clone())
     }

@@ -174,7 +174,7 @@ impl MemVolume {
             len_bytes: made.len_bytes,
             etag: made.etag(),
             etag_before: None,
-            modified,
+            modified: options.modified.unwrap_or(modified),
             attrs: upload.info.attrs.clone(),
             part_count: Some(made.part_count()),
             checksum: made.checksum,

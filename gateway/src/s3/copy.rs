@@ -102,6 +102,15 @@ impl Asked {
         })
     }
 
+    /// The time of the copy's file. Metadata that are copied may speak of bytes that were since
+    /// written through a mount: only those of the request count.
+    fn modified<V>(&self, ctx: &Ctx<V>, at: &Locator) -> Option<Timestamp> {
+        match self.metadata {
+            Directive::Replace => ctx.modified(&at.bucket, &self.described.user),
+            Directive::Copy => None,
+        }
+    }
+
     /// Whether a copy of an object onto itself would change anything.
     fn changes_something(&self) -> bool {
         self.metadata == Directive::Replace
@@ -179,11 +188,11 @@ async fn store_copy<V: Volume>(
     let copied = ctx.volume.copy_into(&mut staged, source, 0..len_bytes);
     copied.await?;
     let options = CommitOptions {
+        modified: asked.modified(ctx, at),
         attrs,
         precondition: asked.precondition,
         expected: Vec::new(),
         keep_checksum: algorithm,
-        modified: None,
         file_owner: call.file_owner(),
     };
     Ok(staged.commit(options).await?)
@@ -199,6 +208,7 @@ async fn describe_again<V: Volume>(
     asked: Asked,
     attrs: Attributes,
 ) -> Result<ObjectInfo, S3Error> {
+    let modified = asked.modified(ctx, at);
     let mut precondition = asked.precondition;
     let on_source = conditions::copy_source_precondition(call.headers());
     if !on_source.is_empty() && precondition.if_match.is_none() {
@@ -212,6 +222,7 @@ async fn describe_again<V: Volume>(
         owner: attrs.owner,
         file_owner: Some(call.file_owner()),
         touch: true,
+        modified,
     };
     Ok(ctx.volume.set_attrs(at, patch, &precondition).await?)
 }

@@ -1,17 +1,21 @@
 //! What every handler has at hand: the store, the users, the settings ([`Ctx`]), and the request
 //! with its caller ([`Call`]).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fsstore::by_bucket::ByBucket;
 use fsstore::clock::Clock;
 use fsstore::error::StoreError;
+use fsstore::name::BucketName;
 use fsstore::object::{Attributes, FileOwner, Timestamp};
 use fsstore::volume::{BucketInfo, MAX_PUT_LEN_BYTES};
 use http::HeaderMap;
 use http::request::Parts;
 
+use super::client_mtime::client_mtime;
 use super::query::Query;
 use super::respond::{BoxError, RequestId};
 use crate::auth::grant::{Access, Grant, Read, Resource, authorize};
@@ -31,7 +35,7 @@ impl<T> RequestBody for T where
 {
 }
 
-/// Limits of the S3 door. The region and the domains of virtual hosts stand in [`AuthConfig`],
+/// Limits and settings of the S3 door. The region and the domains of virtual hosts stand in [`AuthConfig`],
 /// because signatures depend on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Config {
@@ -39,6 +43,8 @@ pub struct S3Config {
     pub max_put_len_bytes: u64,
     /// Longest XML document taken, in bytes; AWS takes 2 MiB at most, in DeleteObjects.
     pub max_document_len_bytes: u64,
+    /// Whether a file gets the modification time that a client's metadata carry.
+    pub apply_mtime: ByBucket<bool>,
 }
 
 impl Default for S3Config {
@@ -46,6 +52,7 @@ impl Default for S3Config {
         Self {
             max_put_len_bytes: MAX_PUT_LEN_BYTES,
             max_document_len_bytes: 2 << 20,
+            apply_mtime: false.into(),
         }
     }
 }
@@ -71,6 +78,19 @@ pub struct Ctx<V> {
     pub config: S3Config,
     /// The time of day.
     pub clock: Clock,
+}
+
+impl<V> Ctx<V> {
+    /// The time that a file is to have by a client's metadata, where they are to say it; none
+    /// means now.
+    pub fn modified(
+        &self,
+        bucket: &BucketName,
+        user: &BTreeMap<String, String>,
+    ) -> Option<Timestamp> {
+        let applies = self.config.apply_mtime.of(bucket);
+        applies.then(|| client_mtime(user)).flatten()
+    }
 }
 
 /// A request with its caller. The body travels apart.

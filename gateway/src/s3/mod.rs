@@ -10,6 +10,7 @@
 pub mod acl;
 pub mod attributes;
 pub mod bucket;
+mod client_mtime;
 pub mod copy;
 mod copy_source;
 pub mod cors;

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use fsstore::error::StoreError;
 use fsstore::name::{PartNumber, UploadId};
-use fsstore::object::{Checksum, DigestAlgorithm, Locator, ObjectInfo, PartClaim, UploadInfo};
+use fsstore::object::{
+    Checksum, DigestAlgorithm, Locator, ObjectInfo, PartClaim, Timestamp, UploadInfo,
+};
 use fsstore::volume::{BucketInfo, ComposeOptions, NewUpload, StageOptions, StagedPart, Volume};
 use http::header::{ETAG, HOST};
 use http::{HeaderValue, Response, StatusCode};
@@ -174,10 +176,21 @@ pub async fn complete_multipart_upload<V: Volume, B: RequestBody>(
         precondition: conditions::write_precondition(call.headers()),
         expected: object_checksum::read_headers(call.headers())?,
         expected_len_bytes,
+        modified: modified(ctx, at, &id).await,
     };
     let composed = ctx.volume.compose(at, &id, &claims, options).await;
     let info = composed.map_err(|error| refused_composition(error, &id))?;
     Ok(completed(call, at, &info))
+}
+
+/// The time of the object's file by the metadata that the upload was begun with.
+async fn modified<V: Volume>(ctx: &Ctx<V>, at: &Locator, id: &UploadId) -> Option<Timestamp> {
+    if !ctx.config.apply_mtime.of(&at.bucket) {
+        return None;
+    }
+    // One that is gone is for the store to judge.
+    let upload = ctx.volume.upload(at, id).await.ok()?;
+    ctx.modified(&at.bucket, &upload.attrs.user)
 }
 
 /// Reads the document. A checksum in the headers is the object's, not the document's.

@@ -43,11 +43,11 @@ pub async fn put_object<V: Volume, B: RequestBody>(
     }
     let expected = decoded.finish()?;
     let options = CommitOptions {
+        modified: ctx.modified(&at.bucket, &attrs.user),
         attrs,
         precondition,
         expected: expected.digests.clone(),
         keep_checksum: expected.checksum,
-        modified: None,
         file_owner: call.file_owner(),
     };
     let committed = staged.commit(options).await;

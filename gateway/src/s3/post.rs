@@ -126,11 +126,11 @@ async fn store_file<V: Volume, B: RequestBody>(
     }
     let expected = file.finish()?;
     let options = CommitOptions {
+        modified: ctx.modified(&at.bucket, &attrs.user),
         attrs,
         precondition: Precondition::default(),
         expected: expected.digests.clone(),
         keep_checksum: expected.checksum,
-        modified: None,
         file_owner,
     };
     let committed = staged.commit(options).await;

@@ -124,6 +124,15 @@ impl Door {
     }
 
     pub fn open_in(region: &str) -> Self {
+        Self::open_as(region, S3Config::default())
+    }
+
+    /// A door with these settings.
+    pub fn open_with(config: S3Config) -> Self {
+        Self::open_as("us-east-1", config)
+    }
+
+    fn open_as(region: &str, config: S3Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let declared = Who::USERS.into_iter().map(Who::declared).collect();
         let (users, _) = UserStore::open(dir.path(), declared, None).unwrap();
@@ -135,7 +144,7 @@ impl Door {
                 domains: vec!["s3.test".to_owned()],
                 ..AuthConfig::default()
             },
-            config: S3Config::default(),
+            config,
             clock: Clock::standing(Timestamp::from_secs(NOW_SECS as i64)),
         };
         Self {

@@ -36,7 +36,10 @@ impl<V: Volume> S3Door<V> {
             volume,
             users,
             auth,
-            config: S3Config::default(),
+            config: S3Config {
+                apply_mtime: config.by_bucket(config.apply_mtime, |own| own.apply_mtime),
+                ..S3Config::default()
+            },
             clock: Clock::system(),
         })))
     }

@@ -44,6 +44,14 @@ pub(crate) struct ServeArgs {
     /// When files made behind portico's back are hashed [default: background]
     #[arg(long, env = "PORTICO_HASH", value_name = "WHEN", help_heading = "Data")]
     hash: Option<HashPolicy>,
+    /// Give files the modification time that S3 clients' metadata carry [default: false]
+    #[arg(
+        long,
+        env = "PORTICO_APPLY_MTIME",
+        value_name = "BOOL",
+        help_heading = "Data"
+    )]
+    apply_mtime: Option<bool>,
     /// Shortest pause between two looks for such files at the whole tree [default: 1s]
     #[arg(long, env = "PORTICO_SCAN_INTERVAL", value_parser = parse_duration,
           value_name = "TIME", help_heading = "Data")]
@@ -197,6 +205,7 @@ impl ServeArgs {
             domains,
             durability,
             hash,
+            apply_mtime,
             scan_interval,
             mount,
             watch,
@@ -213,6 +222,7 @@ impl ServeArgs {
         set(domains, self.domains);
         set(durability, self.durability);
         set(hash, self.hash);
+        set(apply_mtime, self.apply_mtime);
         set(scan_interval, self.scan_interval);
         set(mount, self.mount);
         set(watch, self.watch);

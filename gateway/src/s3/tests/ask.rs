@@ -4,6 +4,7 @@ use bytes::Bytes;
 use fsstore::testing::MemVolume;
 
 use crate::s3::S3;
+use crate::s3::ctx::S3Config;
 use crate::s3::testing::{self, Answer, Who};
 use crate::s3::xml::Element;
 
@@ -105,7 +106,12 @@ impl Reply {
 
 impl Door {
     pub async fn open() -> Self {
-        let door = Self(testing::Door::open());
+        Self::open_with(S3Config::default()).await
+    }
+
+    /// One with these settings.
+    pub async fn open_with(config: S3Config) -> Self {
+        let door = Self(testing::Door::open_with(config));
         door.send(Ask::put("/bucket", "")).await.is(200);
         door
     }

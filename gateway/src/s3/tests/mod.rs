@@ -12,3 +12,4 @@ mod multipart;
 mod object;
 mod post;
 mod settings;
+mod times;
