@@ -126,7 +126,8 @@ impl World {
         asking.is_orphan = false;
         let is_read = matches!(asking.ask, Ask::Read(_));
         let believed = found.believed;
-        self.asks.insert(op, client);
+        let ask = asking.ask;
+        self.asks.insert(op, (client, ask));
         let to = if is_read {
             self.random.below(count) as usize
         } else {
@@ -227,7 +228,10 @@ impl World {
                 self.violation = Some(Violation::TooFewCopies { seq, copies });
             }
         }
-        if let Some(client) = self.asks.get(&op).copied() {
+        if let Some((client, ask)) = self.asks.get(&op).copied() {
+            if let Outcome::Done { at } = outcome {
+                self.check_readers(ask, at);
+            }
             self.say(client, op, Said::Outcome(outcome));
         }
     }

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use super::clients::Client;
 use super::disk::File;
-use super::history::{Name, Order, linearize};
+use super::history::{Ask, Name, Order, linearize};
 use super::world::{Host, NAMES, World};
 use crate::replica::{Alarm, BrickSet, Position, Read};
 
@@ -30,6 +30,13 @@ pub enum Violation {
         /// Which.
         brick: u32,
         /// What it lacks.
+        seq: u64,
+    },
+    /// A brick may read a name after a change of it was acknowledged that it has not applied.
+    StaleReader {
+        /// Which brick.
+        brick: u32,
+        /// The change.
         seq: u64,
     },
     /// A replica gave an alarm for which there was no reason.
@@ -132,6 +139,20 @@ impl World {
         }
     }
 
+    /// Whoever may read a name has applied what was acknowledged of it.
+    pub(super) fn check_readers(&mut self, ask: Ask, at: Position) {
+        for (index, host) in self.hosts.iter().enumerate() {
+            let Some(replica) = &host.replica else {
+                continue;
+            };
+            let may = replica.may_read(self.time(index), &ask.name()) == Read::Here;
+            if may && host.paused_until <= self.now && replica.progress().0 < at.seq {
+                let (brick, seq) = (index as u32, at.seq);
+                self.violation = Some(Violation::StaleReader { brick, seq });
+            }
+        }
+    }
+
     pub(super) fn has_lost_to_rot(&self) -> bool {
         let trees = || self.hosts.iter().map(|host| &host.disk.tree);
         let is_lost = |(name, file): (&Name, &File)| {
@@ -190,6 +211,7 @@ impl Display for Violation {
                 write!(f, "record {seq} acknowledged with {copies} copies")
             }
             Self::NotInSync { brick, seq } => write!(f, "brick {brick} in sync without {seq}"),
+            Self::StaleReader { brick, seq } => write!(f, "brick {brick} may read before {seq}"),
             Self::Alarmed(alarm) => write!(f, "alarm: {alarm:?}"),
             Self::CopiesDiffer(trees) => write!(f, "copies differ:\n{trees}"),
             Self::NoRest(state) => write!(f, "no rest:\n{state}"),

@@ -58,6 +58,7 @@ fn word(violation: &Violation) -> &'static str {
         Violation::Forked { .. } => "forked",
         Violation::TooFewCopies { .. } => "too few copies",
         Violation::NotInSync { .. } => "not in sync",
+        Violation::StaleReader { .. } => "stale reader",
         Violation::Alarmed(_) => "alarm",
         Violation::CopiesDiffer(_) => "copies differ",
         Violation::NoRest(_) => "no rest",

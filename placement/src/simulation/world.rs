@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use super::clients::Client;
 use super::disk::{Change, Disk, Simulated, Write};
 use super::faults::Fault;
-use super::history::Name;
+use super::history::{Ask, Name};
 use super::outcome::{Figures, Violation};
 use super::plan::{Plan, plan};
 use super::random::Random;
@@ -137,7 +137,7 @@ pub struct World {
     pub rush_until: u64,
     pub is_healing: bool,
     pub clients: Vec<Client>,
-    pub asks: HashMap<OpId, usize>,
+    pub asks: HashMap<OpId, (usize, Ask)>,
     pub figures: Figures,
     pub broken: Option<Rule>,
     pub violation: Option<Violation>,
