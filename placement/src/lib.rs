@@ -10,6 +10,7 @@ pub mod group;
 pub mod keeper;
 pub mod layout;
 pub mod merge;
+pub mod rebalance;
 pub mod replica;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
