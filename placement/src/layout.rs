@@ -43,7 +43,7 @@ pub enum Spread {
 /// What placement is decided by.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// Copies of each group.
+    /// Copies of each group; at most [`MAX_COPIES`](crate::replica::MAX_COPIES).
     pub replicas: usize,
     /// What no two copies share.
     pub spread: Spread,

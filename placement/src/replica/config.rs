@@ -18,7 +18,7 @@ pub struct BrickSet {
 pub struct Life {
     /// Whose.
     pub brick: BrickId,
-    /// Never used twice by this brick: random, or counted durably.
+    /// Counts the brick's starts, durably: a later life has a greater number. Below 2^48.
     pub number: u64,
 }
 

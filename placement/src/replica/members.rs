@@ -1,7 +1,7 @@
 //! Who is in sync: the primary lets learners in, and those out that it does not hear of.
 
 use super::action::is_past;
-use super::config::BrickSet;
+use super::config::{BrickSet, MAX_COPIES};
 use super::log::Position;
 use super::message::Payload;
 use super::primary::Peer;
@@ -179,7 +179,18 @@ impl<K: Kinds> Replica<K> {
             let is_whole = peer.is_done && peer.acked >= commit && last - peer.acked <= lag;
             peer.is_learner && (is_whole || !keeps_whole)
         };
-        if let Some(peer) = primary.peers.iter().find(is_ready) {
+        let ready = primary.peers.iter().find(is_ready);
+        if ready.is_some() && config.in_sync.len() >= MAX_COPIES {
+            // No room for one more, so one that is not wanted goes before all that are have come.
+            let wanted = self.wanted.unwrap_or(config.in_sync);
+            let spare = config.in_sync.without(me);
+            let spare = spare.iter().find(|brick| !wanted.contains(*brick));
+            if let Some(brick) = spare {
+                self.propose(now, me, config.in_sync.without(brick), out);
+            }
+            return;
+        }
+        if let Some(peer) = ready {
             let more = config.in_sync.with(peer.brick);
             return self.propose(now, me, more, out);
         }

@@ -81,12 +81,13 @@ impl Rig {
         rig.tell(Event::Configured(config(2, in_sync)));
         rig.tell(Event::Tick);
         rig.tell(Event::Persisted { ticket: 1 });
-        if in_sync.contains(&OTHER) {
-            rig.hear(Payload::Ack {
+        for other in in_sync.iter().filter(|brick| **brick != ME) {
+            let ack = Payload::Ack {
                 upto: 1,
                 session: 0,
                 beat: None,
-            });
+            };
+            rig.hear_from(*other, ack);
         }
         assert!(rig.replica.is_serving());
         rig
@@ -99,9 +100,12 @@ impl Rig {
     }
 
     fn hear(&mut self, payload: Payload<Plain>) -> Vec<Action<Plain>> {
+        self.hear_from(OTHER, payload)
+    }
+
+    fn hear_from(&mut self, from: BrickId, payload: Payload<Plain>) -> Vec<Action<Plain>> {
         let config = config(self.epoch, &self.in_sync);
         let message = Message { config, payload };
-        let from = OTHER;
         self.tell(Event::Received { from, message })
     }
 
@@ -344,4 +348,26 @@ fn the_grace_outlasts_the_lease_whatever_the_clocks_do() {
     let (reads_us, waits_us) = (leases.lease_us * 1000 / 950, leases.grace_us * 1000 / 1050);
     assert!(reads_us <= waits_us, "{reads_us} {waits_us}");
     assert!(leases.beat_us * 4 <= leases.lease_us);
+}
+
+#[test]
+fn where_all_places_are_taken_one_that_is_not_wanted_leaves_first() {
+    let all: Vec<BrickId> = (0..7).map(BrickId).collect();
+    let mut rig = Rig::serving(&all, false);
+    let eighth = BrickId(7);
+    rig.tell(Event::Wanted(BrickSet::of(&[ME, eighth])));
+    rig.hear_from(eighth, join(9));
+    let ack = Payload::Ack {
+        upto: 1,
+        session: 9,
+        beat: None,
+    };
+    let next = proposed(&rig.hear_from(eighth, ack)).unwrap();
+    assert_eq!(next.in_sync, BrickSet::of(&all).without(BrickId(1)));
+    let mut next = proposed(&rig.tell(Event::Configured(next))).unwrap();
+    assert!(next.in_sync.contains(eighth) && next.in_sync.len() == 7);
+    while let Some(later) = proposed(&rig.tell(Event::Configured(next))) {
+        next = later;
+    }
+    assert_eq!(next.in_sync, BrickSet::of(&[ME, eighth]));
 }
