@@ -211,7 +211,7 @@ impl<K: Kinds> Replica<K> {
             Event::Configured(config) => self.adopt(now, config, out),
             Event::Received { from, message } => self.receive(now, from, message, out),
             Event::Persisted { ticket } => self.persisted(now, ticket, out),
-            Event::Request { op, names, body } => self.request(now, op, names, body, out),
+            Event::Request { op, names, body } => self.request(op, names, body, out),
             Event::Decided { op, verdict } => self.decided(now, op, verdict, out),
             Event::Checkpointed { seq } => self.checkpointed(seq, out),
             Event::DiskFailed => self.fail(now, out),

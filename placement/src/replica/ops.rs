@@ -100,7 +100,6 @@ impl<K: Kinds> Ops<K> {
 impl<K: Kinds> Replica<K> {
     pub(super) fn request(
         &mut self,
-        _now: Time,
         op: OpId,
         names: Vec<K::Name>,
         body: K::Body,
