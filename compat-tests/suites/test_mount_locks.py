@@ -6,8 +6,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
+import urllib3
+from botocore.exceptions import ClientError
 
 from harness import clients, fuse
 from harness.data import KIB
@@ -124,3 +127,67 @@ def test_bucket_made_again_by_s3_is_shown_by_its_mount(fresh_server, mounts):
         assert os.listdir(mount.point) == [f"{name}-new"]
         (mount.point / f"{name}-new").unlink()
         assert len(fuse.mounts_at(mount.point)) == 1
+
+
+LOCK_CONFIG = "[bucket.careful]\nrespect_locks = true\n"
+
+
+def code_of(call, **arguments):
+    """Status and S3 code of a refused call; nothing where it is not refused."""
+    try:
+        call(**arguments)
+    except ClientError as error:
+        return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
+    return None
+
+
+def refusals(s3, key):
+    """What S3 answers to each request that would replace or remove an object that stands."""
+    at = {"Bucket": "careful", "Key": key}
+    upload = {**at, "UploadId": s3.create_multipart_upload(**at)["UploadId"]}
+    part = s3.upload_part(**upload, PartNumber=1, Body=b"part")["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    form = s3.generate_presigned_post("careful", key)
+    fields = {**form["fields"], "file": ("name", b"posted")}
+    posted = urllib3.PoolManager(timeout=60, retries=False).request("POST", form["url"], fields=fields)
+    several = s3.delete_objects(Bucket="careful", Delete={"Objects": [{"Key": key}]})["Errors"]
+    yield "post", (posted.status, ElementTree.fromstring(posted.data).findtext("Code"))
+    yield "delete many", (409, several[0]["Code"])
+    yield "put", code_of(s3.put_object, **at, Body=b"new")
+    yield "delete", code_of(s3.delete_object, **at)
+    yield "copy", code_of(s3.copy_object, **at, CopySource="careful/other")
+    same = {"CopySource": f"careful/{key}", "MetadataDirective": "REPLACE", "Metadata": {"a": "b"}}
+    yield "copy onto itself", code_of(s3.copy_object, **at, **same)
+    yield "complete", code_of(s3.complete_multipart_upload, **upload, MultipartUpload=parts)
+    s3.abort_multipart_upload(**upload)
+
+
+@KINDS
+def test_s3_respects_locks_for_writing_wherever_they_are_taken(new_server, new_mount, kind):
+    fuse.need_root()
+    server = new_server(config=LOCK_CONFIG).start()
+    s3 = clients.boto(server)
+    for bucket in ("careful", "careless"):
+        s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket="careful", Key="other", Body=b"other")
+    mounts = [new_mount(server).start(), new_mount(server, bucket="careful").start()]
+    mounts.append(new_mount(server, options=("devices",)).start())
+    places = [mounts[0].point / "careful", mounts[1].point, mounts[2].point / "careful", server.path("careful")]
+    for number, place in enumerate(places):
+        key = f"d/k{number}"
+        s3.put_object(Bucket="careful", Key=key, Body=b"old")
+        held = holder(place / key, kind)
+        for what, answer in refusals(s3, key):
+            assert answer == (409, "OperationAborted"), (what, place)
+        s3.put_object_tagging(Bucket="careful", Key=key, Tagging={"TagSet": [{"Key": "a", "Value": "b"}]})
+        assert s3.get_object(Bucket="careful", Key=key)["Body"].read() == b"old"
+        held.kill()
+        held.wait(20)
+        again = {"Bucket": "careful", "Key": key, "Body": b"new"}
+        until("the lock is free", lambda again=again: code_of(s3.put_object, **again) is None)
+        s3.delete_object(Bucket="careful", Key=key)
+    s3.put_object(Bucket="careless", Key="k", Body=b"old")
+    held = holder(mounts[0].point / "careless" / "k", kind)
+    s3.put_object(Bucket="careless", Key="k", Body=b"new")
+    held.kill()
+    held.wait(20)

@@ -128,6 +128,9 @@ pub enum StoreError {
     /// The object changed while it was read: two states must not be spliced into one body.
     #[error("the object changed while it was read")]
     ChangedWhileRead,
+    /// A process has the object's file locked for writing, and the bucket respects that.
+    #[error("the file is locked for writing")]
+    Locked,
     /// Another writer kept winning; the request may be repeated.
     #[error("another writer was faster; try again")]
     Conflict,
@@ -214,6 +217,7 @@ impl StoreError {
             | Self::TooLarge { .. }
             | Self::RangeNotSatisfiable { .. }
             | Self::ChangedWhileRead
+            | Self::Locked
             | Self::Stopping => false,
         }
     }
@@ -248,7 +252,7 @@ impl StoreError {
             Self::Limit(FsLimit::Links) => Errno::MLINK,
             Self::Limit(FsLimit::FileLen) => Errno::FBIG,
             Self::ChangedWhileRead => Errno::STALE,
-            Self::Conflict | Self::Busy(_) => Errno::AGAIN,
+            Self::Conflict | Self::Locked | Self::Busy(_) => Errno::AGAIN,
             Self::Stopping => Errno::NOTCONN,
             Self::Io { source, .. } => match source.raw_os_error() {
                 Some(raw) => Errno::from_raw_os_error(raw),

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 pub use rustix::io::Errno;
 
+use crate::locks::{Device, LockPlace};
+
 /// The result of a call on files.
 pub type FileResult<T> = Result<T, Errno>;
 
@@ -385,6 +387,10 @@ pub trait Files: Send + Sync + 'static {
     /// Tells `watcher` of changes until the [`Arc`] that was given here is the last one's
     /// (the volume keeps a weak one).
     fn watch(&self, watcher: &Arc<dyn FilesWatcher>);
+
+    /// Says that locks on a file system are locks on this volume's files, by their inode numbers,
+    /// as long as what is given is kept.
+    fn keeps_locks_on(&self, device: Device) -> LockPlace;
 
     /// Whether those who watch are told of every change, what is done behind the volume's back
     /// included. Where that ends they are told that anything may have changed. Does not wait.

@@ -12,6 +12,7 @@ pub mod digest;
 pub mod error;
 pub mod files;
 pub mod keypath;
+pub mod locks;
 pub mod name;
 pub mod object;
 #[cfg(any(test, feature = "testing"))]

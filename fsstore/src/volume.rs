@@ -293,7 +293,7 @@ pub trait Volume: Send + Sync + 'static {
     ) -> impl Future<Output = Result<()>> + Send;
 
     /// Removes an object; one that is not there is no error unless the precondition asks.
-    /// Durable. Errors: NoSuchBucket, PreconditionFailed.
+    /// Durable. Errors: NoSuchBucket, PreconditionFailed, Locked.
     fn remove(
         &self,
         at: &Locator,
@@ -301,7 +301,7 @@ pub trait Volume: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Removed>> + Send;
 
     /// Changes attributes of an object whose bytes stay. Durable. Errors: NoSuchBucket,
-    /// NoSuchKey, PreconditionFailed, MetadataTooLarge.
+    /// NoSuchKey, PreconditionFailed, MetadataTooLarge; Locked for a patch that touches.
     fn set_attrs(
         &self,
         at: &Locator,
@@ -353,7 +353,7 @@ pub trait Volume: Send + Sync + 'static {
     /// Makes the named parts one object and ends the upload. Durable. Repeating it after it
     /// succeeded gives the same answer as long as the object stands. Errors: NoSuchUpload,
     /// InvalidPart, InvalidPartOrder, PartTooSmall, DigestMismatch, LengthMismatch,
-    /// PreconditionFailed. Source: S3 API, CompleteMultipartUpload.
+    /// PreconditionFailed, Locked. Source: S3 API, CompleteMultipartUpload.
     fn compose(
         &self,
         at: &Locator,
@@ -403,7 +403,7 @@ pub trait Staged: Send + 'static {
     fn write(&mut self, chunk: Bytes) -> impl Future<Output = Result<()>> + Send;
 
     /// Publishes the bytes at their key, as one step. Durable as the bucket says. Errors:
-    /// LengthMismatch, DigestMismatch, PreconditionFailed, NoSuchBucket, MetadataTooLarge,
+    /// LengthMismatch, DigestMismatch, PreconditionFailed, Locked, NoSuchBucket, MetadataTooLarge,
     /// NoSpace: then the old object stands untouched. Io as well, but where the last sync fails:
     /// then the old object stands or the new one, whole.
     fn commit(self, options: CommitOptions) -> impl Future<Output = Result<ObjectInfo>> + Send;

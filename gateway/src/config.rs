@@ -146,6 +146,8 @@ pub struct BucketConfig {
     pub hash: Option<HashPolicy>,
     /// Whether files get the modification time that S3 clients' metadata carry.
     pub apply_mtime: Option<bool>,
+    /// Whether a file that a process has locked for writing is not replaced or removed.
+    pub respect_locks: bool,
 }
 
 /// Why a configuration cannot be used.

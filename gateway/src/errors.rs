@@ -241,6 +241,8 @@ fn store_answer(error: &StoreError) -> S3Error {
         StoreError::ChangedWhileRead => {
             C::OperationAborted.with("The object changed while it was read. Try again.")
         }
+        StoreError::Locked => C::OperationAborted
+            .with("A process has the object's file locked for writing. Try again."),
         StoreError::Conflict => C::OperationAborted.into(),
         StoreError::Busy(what) => C::SlowDown.with(format!("Too much is under way: {what}.")),
         StoreError::Corrupt(_) | StoreError::Io { .. } | StoreError::Index(_) => {

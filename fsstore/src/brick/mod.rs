@@ -75,6 +75,7 @@ use crate::by_bucket::ByBucket;
 use crate::clock::Clock;
 use crate::error::{Result, StoreError};
 use crate::keypath::RESERVED;
+use crate::locks::LockPlaces;
 use crate::volume::Durability;
 
 /// Objects that wait to be hashed; more are found again by the index.
@@ -119,6 +120,8 @@ pub struct BrickOptions {
     pub durability: ByBucket<Durability>,
     /// When files made without a door get a digest.
     pub hash: ByBucket<HashPolicy>,
+    /// Whether objects are not replaced or removed whose file a process has locked for writing.
+    pub respect_locks: ByBucket<bool>,
     /// Shortest pause between two looks at the whole tree; a large tree is looked at less
     /// often, so that looking takes a twentieth of the time at most. Where the kernel tells of
     /// changes, ten minutes are the shortest.
@@ -138,6 +141,7 @@ impl BrickOptions {
             root: root.into(),
             durability: ByBucket::default(),
             hash: ByBucket::default(),
+            respect_locks: ByBucket::default(),
             scan_interval: Duration::from_secs(1),
             watch: true,
             clock: Clock::system(),
@@ -165,6 +169,7 @@ pub struct Inner<D: Disk> {
     index: Index,
     stamps: Stamps,
     edits: Edits,
+    locks: LockPlaces,
     unrecordable: Unrecordable,
     buckets: Buckets,
     uploads: Uploads<D>,
@@ -260,6 +265,11 @@ impl<D: Disk> Brick<D> {
     ///    does not have are read from the tree until it has.
     pub async fn open_on(disk: Arc<D>, options: BrickOptions, index_dir: &Path) -> Result<Self> {
         let tree = sink::off_thread(move || Tree::open(disk)).await?;
+        let locks = match options.respect_locks.any(|respects| respects) {
+            true => LockPlaces::of_tree(&options.root)
+                .map_err(|e| StoreError::from_io("learn which locks the kernel shows", e))?,
+            false => LockPlaces::default(),
+        };
         let (log, left) = IntentLog::open(
             Arc::clone(&tree.disk),
             Arc::clone(&tree.own.index),
@@ -277,6 +287,7 @@ impl<D: Disk> Brick<D> {
             index,
             stamps: Stamps::new(),
             edits: Edits::default(),
+            locks,
             unrecordable: Unrecordable::new(),
             buckets: Buckets::new(options.durability.clone()),
             uploads: Uploads::new(),

@@ -172,8 +172,25 @@ impl<D: Disk> Inner<D> {
         .await
     }
 
-    /// Decides a precondition in the committer's turn.
+    /// Refuses what is locked, where the bucket respects locks. In the turn. Errors: Locked.
+    fn refuse_locked(&self, at: &Locator) -> Result<()> {
+        if !self.options.respect_locks.of(&at.bucket) {
+            return Ok(());
+        }
+        let Some(found) = self.tree.find_readable(at)? else {
+            return Ok(());
+        };
+        let locked = self.locks.has_writer(found.facts.ino);
+        match locked.map_err(failed("ask the kernel for locks"))? {
+            true => Err(StoreError::Locked),
+            false => Ok(()),
+        }
+    }
+
+    /// Decides in the committer's turn whether what stands may be replaced or removed. Errors:
+    /// PreconditionFailed, Locked.
     pub(super) fn check_write(&self, at: &Locator, precondition: &Precondition) -> Result<()> {
+        self.refuse_locked(at)?;
         if precondition.is_empty() {
             return Ok(());
         }
@@ -335,6 +352,10 @@ impl<D: Disk> Inner<D> {
                 return Err(StoreError::NoSuchKey);
             };
             precondition.check_write(Some(&looked.info))?;
+            if patch.touch {
+                // It stands for new bytes; tags and access lists do not.
+                inner.refuse_locked(&at)?;
+            }
             inner.patch_looked(turn, &at, looked, patch)
         })
         .await
@@ -488,3 +509,6 @@ fn give<F: DiskFile>(file: &F, owner: Option<FileOwner>) -> Result<()> {
     file.set_access(&access)
         .map_err(failed("give a file to its owner"))
 }
+
+#[cfg(test)]
+mod tests;

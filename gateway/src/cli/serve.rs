@@ -50,6 +50,7 @@ pub(super) fn brick_options(layout: &Layout, config: &Config) -> BrickOptions {
     BrickOptions {
         durability: config.by_bucket(config.durability, |own| own.durability),
         hash: config.by_bucket(hash_policy(config.hash), |own| own.hash.map(hash_policy)),
+        respect_locks: config.by_bucket(false, |own| Some(own.respect_locks)),
         scan_interval: config.scan_interval,
         watch: config.watch,
         ..BrickOptions::new(layout.volume())

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::time::{Duration, Instant};
 
 use fsstore::files::{FilePath, Files, FilesWatcher};
+use fsstore::locks::{Device, LockPlace};
 
 pub use super::fuse::DataPath;
 use super::fuse::{self, Running};
@@ -127,9 +128,19 @@ impl<V: Files> Sessions<V> {
             .push((number, Arc::downgrade(&running.watcher)));
         Ok(Session {
             number,
+            locks: None,
             running: Some(running),
             shared: Arc::clone(&self.shared),
         })
+    }
+
+    /// Tells the volume that locks on a session's file system are locks on its files, as long as
+    /// the session lasts.
+    pub fn keep_locks(&self, session: &mut Session, file_system: std::io::Result<Device>) {
+        match file_system {
+            Ok(device) => session.locks = Some(self.volume.keeps_locks_on(device)),
+            Err(error) => tracing::warn!(%error, "locks taken through a mount are not seen"),
+        }
     }
 
     /// How many there are.
@@ -174,6 +185,8 @@ impl Shared {
 /// A mount being served.
 pub struct Session {
     number: u64,
+    /// Held as long as locks can be held on its file system.
+    locks: Option<LockPlace>,
     running: Option<Running>,
     shared: Arc<Shared>,
 }

@@ -100,7 +100,8 @@ impl<V: Files> SharedTree<V> {
                 return Ok(State::Never);
             }
         };
-        let session = self.sessions.start(Terms::default(), device)?;
+        let mut session = self.sessions.start(Terms::default(), device)?;
+        self.sessions.keep_locks(&mut session, anchor.file_system());
         let (number, data_path) = (session.number(), session.data_path());
         let (ended, ends) = std::io::pipe()?;
         let state = Arc::clone(&self.state);

@@ -14,6 +14,7 @@ use fsstore::files::{
     FilesWatcher, NewNode, OpenDir, OpenFile, OpenFlags, RenameMode, SetAttr, SetTime, Target,
     XattrMode,
 };
+use fsstore::locks::{Device, LockPlace, LockPlaces};
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RenameFlags, Timespec, XattrFlags};
 
 /// A directory.
@@ -167,6 +168,10 @@ fn timespec(time: Option<SetTime>) -> Timespec {
 }
 
 impl Files for Plain {
+    fn keeps_locks_on(&self, device: Device) -> LockPlace {
+        LockPlaces::default().add(device)
+    }
+
     fn find(&self, ino: u64) -> FileResult<FilePath> {
         let mut dirs = vec![FilePath::root()];
         while let Some(dir) = dirs.pop() {

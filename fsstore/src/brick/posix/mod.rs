@@ -38,6 +38,7 @@ use crate::files::{
     Caller, Errno, FileAttr, FileId, FilePath, FileResult, FileSystemFacts, Files, FilesWatcher,
     NewNode, OpenFlags, RenameMode, SetAttr, Target, XattrMode,
 };
+use crate::locks::{Device, LockPlace};
 
 impl Files for Brick<OsDisk> {
     type OpenFile = PosixFile;
@@ -157,6 +158,10 @@ impl Files for Brick<OsDisk> {
 
     fn watch(&self, watcher: &Arc<dyn FilesWatcher>) {
         self.inner.watch(watcher);
+    }
+
+    fn keeps_locks_on(&self, device: Device) -> LockPlace {
+        self.inner.locks.add(device)
     }
 
     fn tells_all(&self) -> bool {

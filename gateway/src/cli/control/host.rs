@@ -332,7 +332,13 @@ impl<V: Files> Host<V> {
             base,
             may_make_devices: wish.may_make_devices,
         };
-        self.inner.sessions.start(terms, device)
+        let sessions = &self.inner.sessions;
+        let mut session = sessions.start(terms, device)?;
+        // A guest's may stand where this process does not see it.
+        if mounting::is_ours(&wish.at).unwrap_or(false) {
+            sessions.keep_locks(&mut session, mounting::file_system_at(&wish.at));
+        }
+        Ok(session)
     }
 
     fn is_leaving(&self) -> bool {

@@ -15,9 +15,11 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Error;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Builder;
 
+use fsstore::locks::Device;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -29,7 +31,7 @@ use rustix::process::{fchdir, pivot_root};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::clones::LooseMount;
-use super::{SUBTYPE, open_device};
+use super::{SUBTYPE, file_system_of, open_device};
 
 /// A mount of a file system that nobody sees and that is cloned.
 #[derive(Debug)]
@@ -87,6 +89,11 @@ impl Anchor {
         self.asks.send(ask).map_err(|_| ended())?;
         let clone = outcome.recv().map_err(|_| ended())??;
         Ok(LooseMount::received(clone))
+    }
+
+    /// The number of the file system.
+    pub fn file_system(&self) -> Result<Device, Error> {
+        file_system_of(&self.mount, Path::new(""))
     }
 
     /// The inode number of what has this name in the root. Errors: ENOENT.
