@@ -80,7 +80,9 @@ def test_buckets_have_policies_of_their_own(new_server, new_mount):
 
     until("on-close is hashed by itself", lambda: shown("soon") == md5(DATA))
     assert shown("asked").startswith(PROVISIONAL)
-    until("on-read is hashed when asked", lambda: s3.head_object(Bucket="asked", Key="k")["ETag"].strip('"') == md5(DATA))
+    until(
+        "on-read is hashed when asked", lambda: s3.head_object(Bucket="asked", Key="k")["ETag"].strip('"') == md5(DATA)
+    )
     assert s3.head_object(Bucket="other", Key="k")["ETag"].strip('"').startswith(PROVISIONAL)
     assert shown("other").startswith(PROVISIONAL)
 

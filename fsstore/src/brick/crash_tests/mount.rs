@@ -227,7 +227,7 @@ async fn check(prepared: &Prepared, world: World, model: Model, index: &tempfile
 
 async fn cut_everywhere(setup: Vec<Op>, steps: &'static [Step]) {
     let scene = Scene {
-        hash: HashPolicy::Never.into(),
+        hash: HashPolicy::Never,
         ..Scene::new(setup, Vec::new())
     };
     let mut prepared = scene.prepare().await;

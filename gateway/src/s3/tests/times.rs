@@ -85,5 +85,5 @@ async fn a_clients_time_is_kept_only_where_it_is_not_applied_or_is_none() {
     door.send(nonsense).await.is(200);
     let head = door.send(Ask::head("/bucket/k")).await.is(200);
     assert_eq!(head.header("x-amz-meta-mtime"), "yesterday");
-    assert!(head.header("last-modified") > "", "{head:?}");
+    assert!(!head.header("last-modified").is_empty(), "{head:?}");
 }
