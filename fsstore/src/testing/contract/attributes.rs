@@ -136,6 +136,19 @@ pub async fn a_touch_moves_the_time_and_nothing_else<V: Volume>(volume: Arc<V>) 
             before
         );
     }
+    let time = Timestamp(1_234_567_890_123_456_789);
+    for key in ["k", "a//b"] {
+        on.put(key, b"1").await;
+        let before = on.stat(key).await;
+        let touch = AttrsPatch {
+            touch: true,
+            modified: Some(time),
+            ..AttrsPatch::default()
+        };
+        let after = patch(&on, key, touch).await;
+        assert_eq!((after.modified, &after.etag), (time, &before.etag));
+        assert_eq!(on.stat(key).await, after);
+    }
 }
 
 pub async fn attributes_of_nothing_are_not_set<V: Volume>(volume: Arc<V>) {

@@ -9,7 +9,7 @@ use crate::checksum::digest_of;
 use crate::error::{FailedCondition, StoreError};
 use crate::name::{BucketName, ETag, ObjectKey, PartNumber, UploadId};
 use crate::object::{
-    Attributes, DigestAlgorithm, ETagMatch, FileOwner, Locator, PartInfo, Precondition,
+    Attributes, DigestAlgorithm, ETagMatch, FileOwner, Locator, PartInfo, Precondition, Timestamp,
 };
 use crate::volume::{
     ComposeOptions, MIN_PART_LEN_BYTES, NewBucket, NewUpload, Object, StageOptions, StagedPart,
@@ -270,11 +270,13 @@ pub async fn completing_twice_answers_the_same<V: Volume>(volume: Arc<V>) {
     for key in ["k", "a//b", "marker/"] {
         let id = on.begin(key, NewUpload::default()).await;
         let part = on.part(key, &id, 1, b"1").await;
+        let time = Timestamp(1_234_567_890_123_456_789);
         let once = ComposeOptions {
             precondition: Precondition {
                 if_none_match: Some(ETagMatch::Any),
                 ..Precondition::default()
             },
+            modified: Some(time),
             ..ComposeOptions::default()
         };
         let claims = [part_claim(&part)];
@@ -289,6 +291,7 @@ pub async fn completing_twice_answers_the_same<V: Volume>(volume: Arc<V>) {
             .await
             .unwrap();
         assert_eq!(first, second);
+        assert_eq!(first.modified, time);
         assert_eq!(on.stat(key).await, first);
     }
 }
