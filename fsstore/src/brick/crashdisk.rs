@@ -401,8 +401,8 @@ impl Disk for CrashDisk {
         dir.set_access(access)
     }
 
-    fn has_fine_times(&self) -> bool {
-        true
+    fn tick_ns(&self) -> i64 {
+        0
     }
 
     fn has_xattrs(&self) -> bool {

@@ -163,9 +163,9 @@ pub trait Disk: Send + Sync + 'static {
     /// As [`DiskFile::set_access`], of a directory.
     fn set_dir_access(&self, dir: &Self::Dir, access: &Access) -> io::Result<()>;
 
-    /// Whether every change of a file moves its times, also one right after another. False where
-    /// they have the clock's ticks only: then two changes within one cannot be told apart.
-    fn has_fine_times(&self) -> bool;
+    /// Within how many nanoseconds after a change of a file another may leave its times as they
+    /// are; 0 where every change moves them.
+    fn tick_ns(&self) -> i64;
 
     /// Whether files take user xattrs at all.
     fn has_xattrs(&self) -> bool;

@@ -30,9 +30,6 @@ use crate::volume::Durability;
 /// Most edits that ended and are still known.
 const MAX_ENDED: usize = 16_384;
 
-/// Longer than any tick by which a file system's clock goes, in nanoseconds.
-const TICK_NS: i64 = 20_000_000;
-
 /// See the module.
 pub struct Edits {
     /// How many files there are, so that nobody locks anything where there is none.
@@ -324,13 +321,15 @@ impl<D: Disk> Inner<D> {
     /// it: only where the file system's clock is coarse.
     fn is_within_tick(&self, facts: &FileFacts) -> bool {
         let age_ns = self.options.clock.now().0.saturating_sub(facts.ctime_ns);
-        !self.tree.disk.has_fine_times() && (-TICK_NS..TICK_NS).contains(&age_ns)
+        let tick_ns = self.tree.disk.tick_ns();
+        (-tick_ns..tick_ns).contains(&age_ns)
     }
 
     /// Waits until a change of the file would move its times. From a thread that may block.
     pub(super) fn let_tick_pass(&self, facts: &FileFacts) {
         if self.is_within_tick(facts) {
-            std::thread::sleep(Duration::from_nanos(TICK_NS.unsigned_abs()));
+            let tick_ns = self.tree.disk.tick_ns();
+            std::thread::sleep(Duration::from_nanos(tick_ns.unsigned_abs()));
         }
     }
 

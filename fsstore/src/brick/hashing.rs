@@ -145,8 +145,7 @@ impl<D: Disk> Inner<D> {
                     })
                 })
                 .collect();
-            inner.sync_all_due(&due)?;
-            Ok(due)
+            Ok(inner.sync_all_due(due))
         });
         let due = match due.await {
             Ok(due) => due,
@@ -172,7 +171,7 @@ impl<D: Disk> Inner<D> {
         let (inner, suspect) = (Arc::clone(self), suspect.clone());
         let due = off_thread(move || {
             let due = inner.due(&suspect)?;
-            inner.sync_all_due(due.as_slice())?;
+            due.iter().try_for_each(|due| inner.sync_due(due))?;
             Ok(due)
         });
         match due.await? {
@@ -225,19 +224,26 @@ impl<D: Disk> Inner<D> {
         Ok(Some(Due { at, file, facts }))
     }
 
-    /// Makes files durable before they are read: the record must not reach the disk before the
+    /// Makes a file durable before it is read: the record must not reach the disk before the
     /// bytes that it vouches for, and a store to mapped memory moves a file's times only where
     /// the page was clean.
-    fn sync_all_due(&self, due: &[Due<D>]) -> Result<()> {
+    fn sync_due(&self, due: &Due<D>) -> Result<()> {
+        self.let_tick_pass(&due.facts);
+        due.file.sync().map_err(failed)
+    }
+
+    /// As [`Self::sync_due`], of many; gives those that are durable.
+    fn sync_all_due(&self, mut due: Vec<Due<D>>) -> Vec<Due<D>> {
         due.iter().for_each(|due| self.let_tick_pass(&due.facts));
-        if due.len() >= SYNC_EVERYTHING_FROM {
-            match self.tree.disk.sync_everything() {
-                Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {}
-                synced => return synced.map_err(failed),
-            }
+        if due.len() >= SYNC_EVERYTHING_FROM && self.tree.disk.sync_everything().is_ok() {
+            return due;
         }
-        due.iter()
-            .try_for_each(|due| due.file.sync().map_err(failed))
+        // Of a failure each file's own descriptor tells again.
+        due.retain(|due| {
+            let synced = due.file.sync().map_err(failed);
+            synced.inspect_err(|e| note_unhashed(&due.at, e)).is_ok()
+        });
+        due
     }
 
     /// Reads a synced file through the digests; none where it changed meanwhile.
@@ -273,7 +279,7 @@ impl<D: Disk> Inner<D> {
         let Some(due) = self.due(suspect)? else {
             return Ok(None);
         };
-        self.sync_all_due(std::slice::from_ref(&due))?;
+        self.sync_due(&due)?;
         self.digest_synced(&due)
     }
 

@@ -1,5 +1,6 @@
 //! [`Disk`] over a real directory tree, by system calls.
 
+mod abilities;
 mod access;
 mod numbers;
 
@@ -44,7 +45,7 @@ pub struct OsDisk {
     has_unnamed: bool,
     links_by_descriptor: bool,
     syncs_everything: bool,
-    has_fine_times: bool,
+    tick_ns: i64,
     next_name: AtomicU64,
 }
 
@@ -97,7 +98,7 @@ impl OsDisk {
             has_unnamed: true,
             links_by_descriptor: true,
             syncs_everything: false,
-            has_fine_times: false,
+            tick_ns: abilities::LONGEST_TICK_NS,
             next_name: AtomicU64::new(0),
         };
         disk.probe(&probe_fd)?;
@@ -126,16 +127,15 @@ impl OsDisk {
             }
         }
         let _ = fs::unlinkat(dir, PROBE, AtFlags::empty());
-        let kernel = kernel_version();
-        self.syncs_everything = is_local_journal(dir) && kernel >= REPORTS_SYNCFS_ERRORS;
-        self.has_fine_times = is_local_journal(dir) && kernel >= HAS_FINE_TIMES;
+        self.syncs_everything = abilities::syncs_everything(dir);
+        self.tick_ns = abilities::tick_ns(dir, file.fd.as_fd())?;
         Ok(())
     }
 
     /// As if the kernel were older.
     #[cfg(test)]
     pub fn with_coarse_times(mut self) -> Self {
-        self.has_fine_times = false;
+        self.tick_ns = abilities::CLOCK_TICK_NS;
         self
     }
 
@@ -196,30 +196,6 @@ fn is(error: &io::Error, any_of: &[Errno]) -> bool {
     error
         .raw_os_error()
         .is_some_and(|raw| any_of.contains(&Errno::from_raw_os_error(raw)))
-}
-
-/// ext4, XFS and btrfs: where syncfs(2) covers names as well as bytes.
-fn is_local_journal(dir: &OwnedFd) -> bool {
-    const EXT4: u64 = 0xef53;
-    const XFS: u64 = 0x5846_5342;
-    const BTRFS: u64 = 0x9123_683e;
-    fs::fstatfs(dir).is_ok_and(|facts| [EXT4, XFS, BTRFS].contains(&(facts.f_type as u64)))
-}
-
-/// Since when syncfs(2) tells of failed writes.
-const REPORTS_SYNCFS_ERRORS: (u32, u32) = (5, 8);
-/// Since when a file's times are finer than the clock's ticks where someone has looked at them
-/// ("multigrain timestamps").
-const HAS_FINE_TIMES: (u32, u32) = (6, 13);
-
-/// Major and minor; zeros where it does not say.
-fn kernel_version() -> (u32, u32) {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn nanos(time: fs::StatxTimestamp) -> i64 {
@@ -453,8 +429,8 @@ impl Disk for OsDisk {
         set_access(dir.as_fd(), access)
     }
 
-    fn has_fine_times(&self) -> bool {
-        self.has_fine_times
+    fn tick_ns(&self) -> i64 {
+        self.tick_ns
     }
 
     fn has_xattrs(&self) -> bool {

@@ -67,6 +67,8 @@ pub struct FileSystem<V: Files, B> {
     held: Held<V::OpenFile>,
     moving: RwLock<()>,
     company: OnceLock<Arc<Company>>,
+    /// Counts what other doors change of files.
+    changes: AtomicU64,
 }
 
 impl<V: Files, B> FileSystem<V, B> {
@@ -90,6 +92,7 @@ impl<V: Files, B> FileSystem<V, B> {
             held: Held::default(),
             moving: RwLock::new(()),
             company: OnceLock::new(),
+            changes: AtomicU64::new(0),
         })
     }
 
@@ -98,10 +101,12 @@ impl<V: Files, B> FileSystem<V, B> {
         self.volume.tells_all()
     }
 
-    /// Whether the kernel may keep the names of a directory, and gains by it: it compares the
-    /// directory's time before it uses them, and what is done elsewhere moves that or is told.
-    pub fn may_keep_names(&self, ino: u64) -> bool {
-        self.is_told_all() && self.volume.dates_every_change() && self.nodes.knows_most(ino)
+    /// Whether the kernel may keep the names of a directory that it is about to read by this
+    /// handle, and gains by it: it compares the directory's time before it uses them, and what is
+    /// done elsewhere moves that or is told. Of several who read at once it would take the time
+    /// of one for that of another's names: so it is one handle at a time.
+    pub fn may_keep_names(&self, ino: u64, handle: u64) -> bool {
+        self.is_told_all() && self.volume.dates_every_change() && self.nodes.keeps(ino, handle)
     }
 
     /// Which file the kernel knows by `ino`.
@@ -154,8 +159,21 @@ impl<V: Files, B> FileSystem<V, B> {
         }
     }
 
-    fn entry(&self, parent: u64, name: &OsStr, mut attr: FileAttr) -> Entry {
+    /// To be asked before the volume is asked what an [`entry`](Self::entry) is to say.
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Another door changed some file; to be noted before it is looked up here.
+    pub fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Tells of what a name leads to. It is not to be remembered where files were changed
+    /// `since`: the kernel could not be told of one that it did not know yet.
+    fn entry(&self, parent: u64, name: &OsStr, mut attr: FileAttr, since: u64) -> Entry {
         let may_remember = self.nodes.looked_up(parent, name, &mut attr);
+        let may_remember = may_remember && self.changes() == since;
         Entry { attr, may_remember }
     }
 
@@ -175,17 +193,16 @@ impl<V: Files, B> FileSystem<V, B> {
             _ => {}
         }
         let _still = self.still();
-        let found = match self.near(parent) {
-            Some(dir) => dir.attr_of(name),
-            None => self.volume.lookup(&self.place(parent, name)?),
-        };
-        match found {
+        let since = self.changes();
+        match self.find_in(parent, name) {
             Ok(attr) if self.held.wants() && attr.mode & KIND == REGULAR => {
-                self.lookup_to_hold(parent, name, attr)
+                self.lookup_to_hold(parent, name, attr, since)
             }
-            Ok(attr) => Ok(self.entry(parent, name, attr)),
+            Ok(attr) => Ok(self.entry(parent, name, attr, since)),
             Err(error) => {
-                if error == Errno::NOENT {
+                // Unless it is the directory that is not there.
+                let was_there = self.nodes.child(parent, name).is_some();
+                if error == Errno::NOENT && was_there && self.place(parent, name).is_ok() {
                     self.nodes.unlinked(parent, name);
                 }
                 Err(error)
@@ -264,8 +281,9 @@ impl<V: Files, B> FileSystem<V, B> {
     ) -> FileResult<Entry> {
         let _still = self.still();
         let path = self.place(parent, name)?;
+        let since = self.changes();
         let attr = self.volume.make_dir(&path, mode, caller)?;
-        Ok(self.entry(parent, name, attr))
+        Ok(self.entry(parent, name, attr, since))
     }
 
     /// Makes a file, a FIFO, a socket or a device. Errors: EPERM for a device, unless the terms
@@ -282,8 +300,9 @@ impl<V: Files, B> FileSystem<V, B> {
         }
         let _still = self.still();
         let path = self.place(parent, name)?;
+        let since = self.changes();
         let attr = self.volume.make_node(&path, node, caller)?;
-        Ok(self.entry(parent, name, attr))
+        Ok(self.entry(parent, name, attr, since))
     }
 
     /// Makes a symbolic link.
@@ -296,17 +315,19 @@ impl<V: Files, B> FileSystem<V, B> {
     ) -> FileResult<Entry> {
         let _still = self.still();
         let path = self.place(parent, name)?;
+        let since = self.changes();
         let attr = self.volume.make_symlink(&path, target, caller)?;
-        Ok(self.entry(parent, name, attr))
+        Ok(self.entry(parent, name, attr, since))
     }
 
     /// Gives a file one more name.
     pub fn make_link(&self, ino: u64, parent: u64, name: &OsStr) -> FileResult<Entry> {
+        let since = self.changes();
         let attr = self.change(ino, |target| {
             let to = self.place(parent, name)?;
             self.volume.make_link(target, &to)
         })?;
-        Ok(self.entry(parent, name, attr))
+        Ok(self.entry(parent, name, attr, since))
     }
 
     /// Takes a name away from what is no directory.

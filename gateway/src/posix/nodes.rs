@@ -206,12 +206,20 @@ impl<H: Clone> Nodes<H> {
         }
     }
 
-    /// Whether the kernel knows most of what stands in a directory: then it gains by keeping
-    /// its names. Else it is better told of them anew each time, with what they lead to.
-    pub fn knows_most(&self, ino: u64) -> bool {
-        let table = self.lock();
-        let node = table.nodes.get(&ino);
-        node.is_some_and(|node| node.knows_most())
+    /// Whether a directory's names are to be kept as this handle reads them: where no other's
+    /// are, until it is [given back](Self::kept), and the kernel knows most of what stands there.
+    /// Else it is better told of them anew each time, with what they lead to.
+    pub fn keeps(&self, ino: u64, handle: u64) -> bool {
+        let mut table = self.lock();
+        let node = table.nodes.get_mut(&ino);
+        node.is_some_and(|node| node.keeps(handle))
+    }
+
+    /// A directory's handle is given back.
+    pub fn kept(&self, ino: u64, handle: u64) {
+        if let Some(node) = self.lock().nodes.get_mut(&ino) {
+            node.kept(handle);
+        }
     }
 
     /// True for what is no regular file as far as is known.

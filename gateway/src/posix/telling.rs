@@ -58,6 +58,7 @@ impl<V: Files, B: Send + Sync + 'static, K: Kernel> FilesWatcher for Teller<V, B
     }
 
     fn file_changed(&self, ino: u64) {
+        self.fs.note_change();
         for ino in self.fs.known(ino) {
             if self.kernel.forget_file(ino) {
                 continue;

@@ -215,21 +215,32 @@ fn the_kernel_keeps_names_of_a_directory_most_of_which_it_knows() {
     for number in 0..9 {
         std::fs::write(t.dir.path().join(format!("f{number}")), "").unwrap();
     }
-    assert!(!t.fs.may_keep_names(ROOT));
+    let keeps = || {
+        let number = t.fs.open_dir(ROOT).unwrap();
+        let keeps = t.fs.may_keep_names(ROOT, number);
+        t.fs.release_dir(number);
+        keeps
+    };
+    assert!(!keeps());
     let number = t.fs.open_dir(ROOT).unwrap();
     t.fs.read_dir(number, 0, |_| true).unwrap();
-    assert!(!t.fs.may_keep_names(ROOT));
+    assert!(!keeps());
     for number in 0..4 {
-        assert!(!t.fs.may_keep_names(ROOT));
+        assert!(!keeps());
         t.fs.lookup(ROOT, OsStr::new(&format!("f{number}")))
             .unwrap();
     }
-    assert!(t.fs.may_keep_names(ROOT));
+    assert!(keeps());
     let ino = t.fs.lookup(ROOT, OsStr::new("f0")).unwrap().attr.ino;
     t.fs.forget(ino, 2);
-    assert!(!t.fs.may_keep_names(ROOT));
+    assert!(!keeps());
     t.fs.read_dir_plus(number, 0, |_, _| true).unwrap();
-    assert!(t.fs.may_keep_names(ROOT));
+    assert!(keeps());
+    // One handle at a time.
+    assert!(t.fs.may_keep_names(ROOT, number));
+    assert!(!keeps());
+    t.fs.release_dir(number);
+    assert!(keeps());
 }
 
 #[test]

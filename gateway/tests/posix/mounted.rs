@@ -159,6 +159,38 @@ fn names_that_the_kernel_keeps_are_those_that_stand() {
 }
 
 #[test]
+fn names_that_the_kernel_keeps_are_those_that_stand_while_others_list() {
+    let Some(mount) = Mounted::new() else { return };
+    let list = || {
+        let entries = std::fs::read_dir(&mount.at).unwrap();
+        entries
+            .map(|entry| entry.unwrap().metadata())
+            .filter(|entry| entry.is_ok())
+            .count()
+    };
+    for number in 0..1_000 {
+        std::fs::write(mount.path(&format!("standing-{number:04}")), "").unwrap();
+    }
+    let is_over = AtomicBool::new(false);
+    let mut counts = Vec::new();
+    std::thread::scope(|threads| {
+        for _ in 0..3 {
+            threads.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    list();
+                }
+            });
+        }
+        for number in 0..300 {
+            std::fs::write(mount.path(&format!("new-{number:04}")), "").unwrap();
+            counts.push(list());
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(counts, (1_001..=1_300).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_name_that_is_replaced_again_and_again_always_opens() {
     let Some(mount) = Mounted::new() else { return };
     let real = mount.plain.root.join("f");

@@ -268,9 +268,12 @@ impl Files for Plain {
         Ok(self.opened(fd, attr.ino, flags))
     }
 
-    fn open_dir(&self, path: &FilePath, _: FileId) -> FileResult<PlainDir> {
+    fn open_dir(&self, path: &FilePath, id: FileId) -> FileResult<PlainDir> {
         let at = self.on_disk(path);
         let fd = sys::open(&at, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        if !id.is_of(&attr_of(&sys::fstat(&fd)?)) {
+            return Err(Errno::STALE);
+        }
         Ok(PlainDir { fd })
     }
 

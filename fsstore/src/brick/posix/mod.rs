@@ -142,7 +142,7 @@ impl Files for Brick<OsDisk> {
     }
 
     fn dates_every_change(&self) -> bool {
-        self.inner.tree.disk.has_fine_times()
+        self.inner.tree.disk.tick_ns() == 0
     }
 
     fn facts(&self) -> FileResult<FileSystemFacts> {

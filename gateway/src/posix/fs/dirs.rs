@@ -127,12 +127,13 @@ impl<V: Files, B> FileSystem<V, B> {
             if matches!(listed.name.as_encoded_bytes(), b"." | b"..") {
                 return visit(listed, None);
             }
+            let since = self.changes();
             let attr = handle.dir.as_ref().map(|dir| dir.attr_of(listed.name));
             let Some(Ok(attr)) = attr else {
                 return true;
             };
             // Counted before the kernel can hear of it; taken back where there was no room.
-            let entry = self.entry(handle.ino, listed.name, attr);
+            let entry = self.entry(handle.ino, listed.name, attr, since);
             let was_taken = visit(listed, Some(entry));
             if !was_taken {
                 self.nodes.forget(entry.attr.ino, 1);
@@ -143,7 +144,9 @@ impl<V: Files, B> FileSystem<V, B> {
 
     /// Gives a directory's handle back.
     pub fn release_dir(&self, number: u64) {
-        self.dirs.take(number);
+        if let Some(handle) = self.dirs.take(number) {
+            self.nodes.kept(handle.ino, number);
+        }
     }
 
     /// Makes a directory's names durable.

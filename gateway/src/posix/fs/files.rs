@@ -74,8 +74,9 @@ impl<V: Files, B> FileSystem<V, B> {
     ) -> FileResult<(Entry, Opened)> {
         let _still = self.still();
         let path = self.place(parent, name)?;
+        let since = self.changes();
         let (attr, file) = self.volume.create(&path, mode, flags, caller)?;
-        let entry = self.entry(parent, name, attr);
+        let entry = self.entry(parent, name, attr, since);
         let must_see_writes = flags.write && caller.uid != 0 && has_set_id(attr.mode);
         let mut opened = self.hold(entry.attr.ino, file, must_see_writes);
         // An empty file cannot be changed by stores to mapped memory alone: it must grow first,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fsstore::files::{
-    Errno, FileAttr, FileId, FilePath, FileResult, Files, OpenFile, OpenFlags, Target,
+    Errno, FileAttr, FileId, FilePath, FileResult, Files, OpenDir, OpenFile, OpenFlags, Target,
 };
 
 use super::{DIRECTORY, Entry, FileSystem, Handle};
@@ -136,9 +136,10 @@ impl<V: Files, B> FileSystem<V, B> {
         if let Some(dir) = self.near.get(ino) {
             return Some(dir);
         }
+        let since = self.near.since();
         let opened = self.by_name(ino, |path, id| self.volume.open_dir(path, id));
         let dir = Arc::new(opened.ok()?);
-        self.near.hold(ino, Arc::clone(&dir));
+        self.near.hold(ino, Arc::clone(&dir), since);
         Some(dir)
     }
 
@@ -154,6 +155,7 @@ impl<V: Files, B> FileSystem<V, B> {
         parent: u64,
         name: &OsStr,
         found: FileAttr,
+        since: u64,
     ) -> FileResult<Entry> {
         let path = self.place(parent, name)?;
         let mut attr = found;
@@ -163,16 +165,24 @@ impl<V: Files, B> FileSystem<V, B> {
             match self.volume.open_file(target, TO_HOLD) {
                 Ok(file) => {
                     let attr = self.volume.attr(Target::Open(&file))?;
-                    let entry = self.entry(parent, name, attr);
+                    let entry = self.entry(parent, name, attr, since);
                     self.held.hold(entry.attr.ino, file);
                     return Ok(entry);
                 }
                 // Replaced again.
-                Err(Errno::STALE) => attr = self.volume.lookup(&path)?,
+                Err(Errno::STALE) => attr = self.find_in(parent, name)?,
                 // Whoever opens it will hear why.
                 Err(_) => break,
             }
         }
-        Ok(self.entry(parent, name, attr))
+        Ok(self.entry(parent, name, attr, since))
+    }
+
+    /// What stands at a name in a directory.
+    pub(super) fn find_in(&self, parent: u64, name: &OsStr) -> FileResult<FileAttr> {
+        match self.near(parent) {
+            Some(dir) => dir.attr_of(name),
+            None => self.volume.lookup(&self.place(parent, name)?),
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use fsstore::files::{Errno, FileResult, Files};
 use fuser::{
-    BackingId, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
+    BackingId, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyXattr,
 };
 
 use super::Adapter;
@@ -76,12 +77,14 @@ impl<V: Files> Adapter<V> {
         }
     }
 
-    /// How a directory is opened: the kernel may keep its names.
-    pub(super) fn keeping_names(&self, ino: u64, is_alone: bool) -> FopenFlags {
-        match is_alone && self.fs.may_keep_names(ino) {
+    /// Answers that a directory is open; the kernel may keep its names.
+    pub(super) fn reply_opened_dir(&self, ino: u64, handle: u64, reply: ReplyOpen) {
+        let is_alone = self.company.alone();
+        let flags = match *is_alone && self.fs.may_keep_names(ino, handle) {
             true => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
             false => FopenFlags::empty(),
-        }
+        };
+        reply.opened(FileHandle(handle), flags);
     }
 
     /// Has the kernel forget attributes, of which it was told that they last. Takes no lock of

@@ -350,9 +350,8 @@ impl<V: Files> Filesystem for Adapter<V> {
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let opened = self.guarded("opendir", || self.fs.open_dir(ino.0));
-        let is_alone = self.company.alone();
         match opened {
-            Ok(number) => reply.opened(FileHandle(number), self.keeping_names(ino.0, *is_alone)),
+            Ok(number) => self.reply_opened_dir(ino.0, number, reply),
             Err(error) => reply.error(code(error)),
         }
     }

@@ -24,6 +24,8 @@ struct Directory {
     doubted: bool,
     /// How many names were in it when it was last read to its end.
     listed: Option<usize>,
+    /// The handle as which reads it the kernel keeps its names.
+    keeper: Option<u64>,
 }
 
 /// What holds a file open.
@@ -138,12 +140,25 @@ impl<H> Node<H> {
         self.dir().listed = Some(count);
     }
 
-    /// Whether half of what was last listed in it is known.
-    pub fn knows_most(&self) -> bool {
-        self.dir.as_ref().is_some_and(|dir| {
-            let listed = dir.listed;
-            listed.is_some_and(|count| dir.children.len() >= count / 2)
-        })
+    /// Whether half of what was last listed in it is known, and no other handle keeps it.
+    pub fn keeps(&mut self, handle: u64) -> bool {
+        let Some(dir) = &mut self.dir else {
+            return false;
+        };
+        let knows_most = |count: usize| dir.children.len() >= count / 2;
+        let keeps = dir.keeper.is_none() && dir.listed.is_some_and(knows_most);
+        if keeps {
+            dir.keeper = Some(handle);
+        }
+        keeps
+    }
+
+    pub fn kept(&mut self, handle: u64) {
+        if let Some(dir) = &mut self.dir
+            && dir.keeper == Some(handle)
+        {
+            dir.keeper = None;
+        }
     }
 
     pub fn is_doubted(&self) -> bool {
