@@ -6,6 +6,7 @@
 mod anchor;
 mod attr;
 mod clones;
+mod former;
 mod table;
 
 use std::ffi::CString;
@@ -25,10 +26,13 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 pub use self::anchor::Anchor;
 pub use self::clones::LooseMount;
+pub use self::former::Former;
 pub use self::table::{MountId, Waited, Watched, is_bucket_of, is_ours, ours};
 
 /// The program that mounts for users. Source: fusermount3(1).
 const HELPER: &str = "fusermount3";
+/// How it is told to take a mount out of the tree though it be in use.
+const HELPER_DETACHES: [&str; 2] = ["-u", "-z"];
 /// What mounts are called: `fuse.portico` in mountinfo.
 const SUBTYPE: &str = "portico";
 
@@ -59,9 +63,18 @@ pub fn may_not(error: &Error) -> bool {
     )
 }
 
-/// Mounts, and gives the device by which the mount is served. Its first request waits there.
-/// Errors: those of mount(2); what `fusermount3` said.
-pub fn mount(at: &Path, options: &MountOptions) -> Result<OwnedFd, Error> {
+/// Mounts, in the place of a former mount where there is one, and gives the device by which the
+/// mount is served. Its first request waits there. The bare directory is seen only where nothing
+/// can be put [beneath](Former::put_beneath) the former. Errors: those of mount(2); what
+/// `fusermount3` said; NotFound where someone else has taken the former away.
+pub fn mount(at: &Path, options: &MountOptions, former: Option<Former>) -> Result<OwnedFd, Error> {
+    if let Some(former) = former {
+        match mount_beneath(&former, options) {
+            Ok((mount, device)) => return mount.uncover(&former).map(|()| device),
+            Err(error) => tracing::debug!(%error, "nothing is mounted beneath what stands there"),
+        }
+        former.detach()?;
+    }
     match mount_directly(at, options) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => mount_by_helper(at, options),
         outcome => outcome,
@@ -78,6 +91,14 @@ fn file_system_of(dir: impl AsFd, path: &Path) -> Result<Device, Error> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(dir, path, flags, StatxFlags::empty())?;
     Ok((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
+fn mount_beneath(former: &Former, options: &MountOptions) -> Result<(LooseMount, OwnedFd), Error> {
+    let device = OwnedFd::from(open_device()?);
+    let mount = anchor::new_mount(&options.source, device.as_fd(), options.allow_other)?;
+    attr::set(mount.as_fd(), options)?;
+    former.put_beneath(mount.as_fd())?;
+    Ok((LooseMount::received(mount), device))
 }
 
 fn open_device() -> Result<File, Error> {
@@ -235,7 +256,7 @@ pub fn unmount(at: &Path) -> Result<(), Error> {
 /// Takes a mount out of the tree; those who use it go on, or learn that it is dead.
 pub fn detach(at: &Path) -> Result<(), Error> {
     match unmount_at(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
-        Err(Errno::PERM) => by_helper(at, &["-u", "-z"]),
+        Err(Errno::PERM) => by_helper(at, &HELPER_DETACHES),
         outcome => Ok(outcome?),
     }
 }

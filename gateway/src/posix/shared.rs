@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fsstore::files::Files;
+use rustix::io::Errno;
 
-use super::mounting::{Anchor, LooseMount};
+use super::mounting::{Anchor, LooseMount, may_not};
 use super::sessions::{DataPath, Sessions, Terms};
 
 /// A volume's file system, as long as it has one.
@@ -56,6 +57,16 @@ fn take(state: &Mutex<State>, suits: impl Fn(&Made) -> bool) -> Option<Made> {
     }
 }
 
+/// Whether an error of [`Anchor::make`] is the kernel's or the process's nature: any other, as a
+/// lack of memory or descriptors, may pass.
+fn is_for_good(error: &Error) -> bool {
+    may_not(error)
+        || matches!(
+            Errno::from_io_error(error),
+            Some(Errno::INVAL | Errno::NODEV)
+        )
+}
+
 impl<V: Files> SharedTree<V> {
     /// None so far. df(1) and mount(8) show `source`.
     pub fn new(source: String, sessions: Sessions<V>) -> Self {
@@ -95,9 +106,13 @@ impl<V: Files> SharedTree<V> {
     fn make(&self) -> Result<State, Error> {
         let (anchor, device) = match Anchor::make(&self.source) {
             Ok(made) => made,
-            Err(error) => {
+            Err(error) if is_for_good(&error) => {
                 tracing::info!(%error, "each mount is a file system of its own");
                 return Ok(State::Never);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "this mount is a file system of its own");
+                return Ok(State::None);
             }
         };
         let mut session = self.sessions.start(Terms::default(), device)?;
@@ -205,5 +220,25 @@ impl Drop for Share {
         {
             made.share_count -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharing_is_given_up_for_what_the_kernel_cannot_and_not_for_what_passes() {
+        let is_for_good = |error: Errno| is_for_good(&Error::from(error));
+        let lasting = [
+            Errno::PERM,
+            Errno::ACCESS,
+            Errno::NOSYS,
+            Errno::INVAL,
+            Errno::NODEV,
+        ];
+        assert!(lasting.into_iter().all(is_for_good));
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOSPC];
+        assert!(!passing.into_iter().any(is_for_good));
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod processes;
+mod revived;
 mod shared;
 
 use std::cell::RefCell;

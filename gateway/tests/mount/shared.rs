@@ -24,7 +24,7 @@ use crate::processes::{Place, Process, until};
 const MAPPED_LEN_BYTES: usize = 16 << 10;
 
 /// None where mounts are file systems of their own.
-fn place() -> Option<Place> {
+pub fn place() -> Option<Place> {
     let place = Place::new()?;
     if let Err(error) = Anchor::make("test") {
         eprintln!("skipped: mounts share nothing here: {error}");
@@ -466,7 +466,7 @@ fn a_bucket_that_was_made_again_is_shown_by_its_mount() {
     assert!(!bucket.is_mounted());
 }
 
-fn puts_mounts_beneath_others() -> bool {
+pub fn puts_mounts_beneath_others() -> bool {
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()

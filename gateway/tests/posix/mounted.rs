@@ -45,7 +45,7 @@ impl Mounted {
         let (root, at) = (dir.path().join("root"), dir.path().join("mnt"));
         std::fs::create_dir(&root).unwrap();
         std::fs::create_dir(&at).unwrap();
-        let device = match mounting::mount(&at, &options()) {
+        let device = match mounting::mount(&at, &options(), None) {
             Ok(device) => device,
             Err(error) => {
                 eprintln!("skipped: cannot mount here: {error}");

@@ -11,8 +11,10 @@ use super::{
     hear_next, receive_descriptor, say, send_descriptor,
 };
 use crate::cli::CommandError;
-use crate::cli::control::places::{is_still_there, make_room, mount, mount_failed};
-use crate::posix::mounting::{self, LooseMount, MountId, MountOptions, Waited, Watched};
+use crate::cli::control::places::{dead_mount, is_still_there, mount, mount_failed};
+use crate::posix::mounting::{
+    self, Former, LooseMount, MountId, MountOptions, Standing, Waited, Watched,
+};
 
 /// A mount that a host serves.
 #[derive(Debug)]
@@ -80,8 +82,8 @@ pub(crate) struct Request<'a> {
     pub(crate) was_left: bool,
 }
 
-/// Asks the host of a tree to serve a mount, and mounts. What stands dead there is taken away
-/// first, and not before the host has agreed.
+/// Asks the host of a tree to serve a mount, and mounts. It takes the place of what stands
+/// dead there, and not before the host has agreed.
 pub(crate) fn join(state: &Path, request: Request<'_>) -> Result<Joined, Refusal> {
     let may_attach = rustix::process::geteuid().is_root();
     let attaches = may_attach && request.wish.can_share(request.options);
@@ -115,11 +117,10 @@ fn agree(state: &Path, request: Request<'_>, attaches: bool) -> Result<Option<Jo
     if let Some(reason) = welcome.refused {
         return Err(Refusal::Refused(CommandError::new(reason)));
     }
-    let failed = |error: Error| Refusal::Bare(mount_failed(at, &error));
+    let failed = |error: Error| not_mounted(request, &error);
     let (shared, id) = if welcome.shares {
         let mount = LooseMount::received(receive_descriptor(&stream, deadline)?);
-        make_room_for(request)?;
-        match mount.attach(at, options) {
+        match mount.attach(at, options, dead_for(request)?) {
             Ok(watched) => {
                 let id = watched.id();
                 (Some(watched), id)
@@ -128,8 +129,7 @@ fn agree(state: &Path, request: Request<'_>, attaches: bool) -> Result<Option<Jo
             Err(error) => return Err(failed(error)),
         }
     } else {
-        make_room_for(request)?;
-        let (device, id) = mount(at, options).map_err(failed)?;
+        let (device, id) = mount(at, options, dead_for(request)?).map_err(failed)?;
         send_descriptor(&stream, device.as_fd()).map_err(|error| let_go(at, error))?;
         (None, id)
     };
@@ -158,13 +158,28 @@ fn agree(state: &Path, request: Request<'_>, attaches: bool) -> Result<Option<Jo
     }
 }
 
-fn make_room_for(request: Request<'_>) -> Result<(), Refusal> {
-    let was_there = make_room(&request.wish.at).map_err(Refusal::Refused)?;
-    if request.was_left && !was_there {
+/// What stands dead at the mountpoint.
+fn dead_for(request: Request<'_>) -> Result<Option<Former>, Refusal> {
+    let dead = dead_mount(&request.wish.at).map_err(Refusal::Refused)?;
+    if request.was_left && dead.is_none() {
         tracing::info!("the mount was taken away");
         return Err(Refusal::TakenAway);
     }
-    Ok(())
+    Ok(dead)
+}
+
+/// Why there is no mount, and what stands at the mountpoint then.
+fn not_mounted(request: Request<'_>, error: &Error) -> Refusal {
+    let at = &request.wish.at;
+    if request.was_left && error.kind() == ErrorKind::NotFound {
+        tracing::info!("the mount was taken away just now");
+        return Refusal::TakenAway;
+    }
+    let told = mount_failed(at, error);
+    match mounting::standing(at) {
+        Ok(Standing::Dead) => Refusal::Refused(told),
+        _ => Refusal::Bare(told),
+    }
 }
 
 /// Refuses a host that runs as another user, unless that is root: who serves a mount says whom

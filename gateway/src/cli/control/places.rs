@@ -7,30 +7,39 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cli::CommandError;
-use crate::posix::mounting::{self, MountId, MountOptions, Standing, Watched};
+use crate::posix::mounting::{self, Former, MountId, MountOptions, Standing, Watched};
 
 /// What umount(8) may take from ending a file system by force to taking the mount away.
 const FORCING: Duration = Duration::from_millis(300);
 
 /// Mounts a file system of its own.
-pub(crate) fn mount(at: &Path, options: &MountOptions) -> Result<(OwnedFd, MountId), Error> {
-    let device = mounting::mount(at, options)?;
+pub(crate) fn mount(
+    at: &Path,
+    options: &MountOptions,
+    dead: Option<Former>,
+) -> Result<(OwnedFd, MountId), Error> {
+    let device = mounting::mount(at, options, dead)?;
     let id = mounting::ours(at)?.ok_or(ErrorKind::NotFound)?;
     Ok((device, id))
 }
 
-/// Takes a dead mount away, and gives whether there was one. Errors: a mount of portico stands
-/// there; it is no directory.
-pub(crate) fn make_room(at: &Path) -> Result<bool, CommandError> {
+/// The dead mount that the next one is to take the place of, if there is one. Errors: a mount of
+/// portico is served there; it is no directory.
+pub(crate) fn dead_mount(at: &Path) -> Result<Option<Former>, CommandError> {
     let failed = |error| mount_failed(at, &error);
-    match mounting::standing(at).map_err(failed)? {
-        Standing::Free => Ok(false),
-        Standing::Dead => mounting::detach(at).map(|()| true).map_err(failed),
-        Standing::Alive => {
-            let shown = at.display();
-            Err(CommandError::new(format!("{shown} is mounted already")))
-        }
+    let found = match mounting::standing(at).map_err(failed)? {
+        Standing::Free => return Ok(None),
+        Standing::Dead => Former::at(at).map_err(failed)?,
+        Standing::Alive => return Err(mounted_already(at)),
+    };
+    match found {
+        Some(other) if !other.is_dead() => Err(mounted_already(at)),
+        dead => Ok(dead),
     }
+}
+
+fn mounted_already(at: &Path) -> CommandError {
+    CommandError::new(format!("{} is mounted already", at.display()))
 }
 
 /// What people are told of a mount that cannot be made.

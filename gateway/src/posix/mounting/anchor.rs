@@ -27,7 +27,7 @@ use rustix::mount::{
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
     fsopen, mount_change, move_mount, open_tree, unmount,
 };
-use rustix::process::{fchdir, pivot_root};
+use rustix::process::{fchdir, getegid, geteuid, pivot_root};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::clones::LooseMount;
@@ -156,23 +156,7 @@ fn leave_all_behind() -> Result<(), Errno> {
 
 /// Makes the file system and mounts it where this thread is.
 fn anchor(source: &str, device: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let words = [
-        ("source", source),
-        ("subtype", SUBTYPE),
-        ("fd", &device.as_raw_fd().to_string()),
-        ("rootmode", "40000"),
-        ("user_id", "0"),
-        ("group_id", "0"),
-    ];
-    for (word, value) in words {
-        fsconfig_set_string(&context, word, value)?;
-    }
-    fsconfig_set_flag(&context, "default_permissions")?;
-    fsconfig_set_flag(&context, "allow_other")?;
-    fsconfig_create(&context)?;
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    let mount = fsmount(&context, flags, MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    let mount = new_mount(source, device, true)?;
     move_mount(
         &mount,
         "",
@@ -181,4 +165,32 @@ fn anchor(source: &str, device: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?;
     Ok(mount)
+}
+
+/// A new file system's mount, which stands nowhere yet. Errors: those of fsopen(2), ENOSYS before
+/// Linux 5.2.
+pub(super) fn new_mount(
+    source: &str,
+    device: BorrowedFd<'_>,
+    allow_other: bool,
+) -> Result<OwnedFd, Error> {
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let words = [
+        ("source", source),
+        ("subtype", SUBTYPE),
+        ("fd", &device.as_raw_fd().to_string()),
+        ("rootmode", "40000"),
+        ("user_id", &geteuid().as_raw().to_string()),
+        ("group_id", &getegid().as_raw().to_string()),
+    ];
+    for (word, value) in words {
+        fsconfig_set_string(&context, word, value)?;
+    }
+    fsconfig_set_flag(&context, "default_permissions")?;
+    if allow_other {
+        fsconfig_set_flag(&context, "allow_other")?;
+    }
+    fsconfig_create(&context)?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    Ok(fsmount(&context, flags, MountAttrFlags::MOUNT_ATTR_NODEV)?)
 }

@@ -13,8 +13,9 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
+use super::former::{Former, detach_held};
 use super::table::Watched;
-use super::{MountOptions, attr, detach};
+use super::{MountOptions, attr};
 
 /// A mount that stands nowhere yet. Dropped, it is gone.
 #[derive(Debug)]
@@ -37,42 +38,63 @@ impl LooseMount {
         Ok(statx(&self.0, "", flags, StatxFlags::INO)?.stx_ino)
     }
 
-    /// Puts it in its place. Errors: EPERM where this process may not; ENOTDIR.
-    pub fn attach(self, at: &Path, options: &MountOptions) -> Result<Watched, Error> {
-        attr::set(self.0.as_fd(), options)?;
-        let watched = self.watch(at)?;
-        self.move_to(at, MoveMountFlags::empty())?;
-        Ok(watched)
-    }
-
-    /// Puts it in the place of another, which those who use that one may go on using. Before
-    /// Linux 6.5 the bare directory is seen for a moment. Errors: EBUSY where the other is not
-    /// uppermost there.
-    pub fn replace(
+    /// Puts it in its place, in that of a former mount where there is one. That one is taken
+    /// away, and those who use it may go on using it; the bare directory is seen only where
+    /// nothing can be put [beneath](Former::put_beneath). Errors: EPERM where this process may
+    /// not; ENOTDIR; NotFound where someone else has taken the former away.
+    pub fn attach(
         self,
         at: &Path,
         options: &MountOptions,
-        other: &Watched,
+        former: Option<Former>,
     ) -> Result<Watched, Error> {
-        if !other.is_uppermost()? {
-            return Err(Errno::BUSY.into());
-        }
         attr::set(self.0.as_fd(), options)?;
         let watched = self.watch(at)?;
-        match self.move_to(at, MoveMountFlags::MOVE_MOUNT_BENEATH) {
-            Ok(()) => detach(at)?,
+        let Some(former) = former else {
+            self.move_to(at)?;
+            return Ok(watched);
+        };
+        match former.put_beneath(self.0.as_fd()) {
+            Ok(()) => self.uncover(&former)?,
             Err(Errno::INVAL) => {
-                detach(at)?;
-                self.move_to(at, MoveMountFlags::empty())?;
+                former.detach()?;
+                self.move_to(at)?;
             }
             Err(error) => return Err(error.into()),
         }
         Ok(watched)
     }
 
-    fn move_to(&self, at: &Path, flags: MoveMountFlags) -> Result<(), Errno> {
-        let flags = flags | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(&self.0, "", CWD, at, flags)
+    /// Puts it in the place of another. Errors: as [`attach`](Self::attach); EBUSY where the other
+    /// is not uppermost there.
+    pub fn replace(
+        self,
+        at: &Path,
+        options: &MountOptions,
+        other: &Watched,
+    ) -> Result<Watched, Error> {
+        let former = Former::at(at)?.filter(|former| former.is(other));
+        let former = former.ok_or(Errno::BUSY)?;
+        self.attach(at, options, Some(former))
+    }
+
+    /// Takes the mount away beneath which this one stands, or this one where that cannot be.
+    pub(super) fn uncover(&self, former: &Former) -> Result<(), Error> {
+        former.detach().inspect_err(|_| {
+            if let Err(error) = detach_held(self.0.as_fd()) {
+                tracing::debug!(%error, "a mount is left beneath another");
+            }
+        })
+    }
+
+    fn move_to(&self, at: &Path) -> Result<(), Errno> {
+        move_mount(
+            &self.0,
+            "",
+            CWD,
+            at,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
     }
 }
 

@@ -132,7 +132,7 @@ pub enum Waited {
 }
 
 impl Watched {
-    /// Watches a mount that is about to stand at `at`.
+    /// Watches a mount that stands at `at`, or is about to.
     pub(super) fn new(mount: BorrowedFd<'_>, at: &Path) -> Result<Self, Error> {
         let number = |what| mount_id(mount, Path::new(""), AtFlags::EMPTY_PATH, what);
         let id = number(StatxFlags::MNT_ID)?.ok_or(ErrorKind::Unsupported)?;
@@ -147,6 +147,11 @@ impl Watched {
     /// Which one it is.
     pub fn id(&self) -> MountId {
         self.id
+    }
+
+    /// Whether both are the same mount, as far as the kernel's numbers tell.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.id, self.unique_id) == (other.id, other.unique_id)
     }
 
     /// Whether it is mounted. Before Linux 6.8 another mount of portico that is made at once in its

@@ -5,7 +5,7 @@ use fsstore::files::Files;
 use super::{Host, LOOK_INTERVAL, spawn};
 use crate::cli::CommandError;
 use crate::cli::control::Wish;
-use crate::cli::control::places::{is_still_there, make_room, mount, mount_failed};
+use crate::cli::control::places::{dead_mount, is_still_there, mount, mount_failed};
 use crate::posix::mounting::{self, MountId, MountOptions, Waited, Watched};
 use crate::posix::sessions::{DataPath, Session};
 use crate::posix::shared::Share;
@@ -28,7 +28,7 @@ impl<V: Files> Host<V> {
     ) -> Result<DataPath, CommandError> {
         self.base(wish)?;
         let host = self.clone();
-        match self.mount_shared(options, wish)? {
+        match self.mount_shared(options, wish, None)? {
             Some((watched, share)) => {
                 let (mut id, data_path) = (watched.id(), share.data_path());
                 self.own(wish, id);
@@ -69,11 +69,13 @@ impl<V: Files> Host<V> {
         self.inner.own().retain(|(_, other)| *other != id);
     }
 
-    /// Mounts the file system that all share; none where that cannot be.
+    /// Mounts the file system that all share, in the place of the mount `before`, where there was
+    /// one; none where that cannot be. Errors: something else stands in its place.
     fn mount_shared(
         &self,
         options: &MountOptions,
         wish: &Wish,
+        before: Option<&Watched>,
     ) -> Result<Option<(Watched, Share)>, CommandError> {
         if !wish.can_share(options) {
             return Ok(None);
@@ -81,8 +83,15 @@ impl<V: Files> Host<V> {
         let Some((mount, share)) = self.share(wish)? else {
             return Ok(None);
         };
-        make_room(&wish.at)?;
-        match mount.attach(&wish.at, options) {
+        let dead = dead_mount(&wish.at)?;
+        // A path may lead elsewhere by now: users rename directories.
+        let is_it = |before| dead.as_ref().is_some_and(|dead| dead.is(before));
+        if !before.is_none_or(is_it) {
+            let shown = wish.at.display();
+            let told = format!("what was mounted does not stand at {shown} any more");
+            return Err(CommandError::new(told));
+        }
+        match mount.attach(&wish.at, options, dead) {
             Ok(watched) => Ok(Some((watched, share))),
             Err(error) if mounting::may_not(&error) => Ok(None),
             Err(error) => Err(mount_failed(&wish.at, &error)),
@@ -95,8 +104,8 @@ impl<V: Files> Host<V> {
         options: &MountOptions,
         wish: &Wish,
     ) -> Result<(Session, MountId), CommandError> {
-        make_room(&wish.at)?;
-        let mounted = mount(&wish.at, options);
+        let dead = dead_mount(&wish.at)?;
+        let mounted = mount(&wish.at, options, dead);
         let (device, id) = mounted.map_err(|error| mount_failed(&wish.at, &error))?;
         let started = self.start(wish, device).map_err(CommandError::from);
         let session = started.inspect_err(|_| {
@@ -135,7 +144,7 @@ impl<V: Files> Host<V> {
 
     /// Mounts anew what has ended.
     fn revive(&self, kept: &mut Kept) -> Result<(), CommandError> {
-        let again = self.mount_shared(&kept.options, &kept.wish)?;
+        let again = self.mount_shared(&kept.options, &kept.wish, Some(&kept.watched))?;
         let (watched, share) =
             again.ok_or_else(|| CommandError::new("it can be shared no more"))?;
         (kept.watched, kept.share) = (watched, share);
