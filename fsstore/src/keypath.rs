@@ -129,6 +129,19 @@ pub fn directories_above(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(end, _)| &path[..end])
 }
 
+/// The directory below the bucket's that a prefix of keys leads into: its leading directories, as
+/// far as they are plain; none where that is the bucket's own.
+pub fn directory_of_prefix(prefix: &str) -> Option<&str> {
+    let mut end = None;
+    for (slash, _) in prefix.match_indices('/') {
+        if !is_plain(&prefix[end.map_or(0, |end| end + 1)..slash]) {
+            break;
+        }
+        end = Some(slash);
+    }
+    end.map(|end| &prefix[..end])
+}
+
 fn is_plain(path: &str) -> bool {
     path.split('/').all(|component| {
         !matches!(component, "" | "." | "..")
@@ -213,6 +226,23 @@ mod tests {
                 .map(|k| k.as_str().len()),
             Some(1024)
         );
+    }
+
+    #[test]
+    fn a_prefix_leads_into_its_plain_directories() {
+        for (prefix, dir) in [
+            ("", None),
+            ("a", None),
+            ("a/", Some("a")),
+            ("a/b", Some("a")),
+            ("a/b/c", Some("a/b")),
+            ("a//b/c", Some("a")),
+            ("/a/b", None),
+            ("../a", None),
+            ("a/../b", Some("a")),
+        ] {
+            assert_eq!(directory_of_prefix(prefix), dir, "{prefix:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod keypath;
 pub mod locks;
 pub mod name;
 pub mod object;
+pub mod permission;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod volume;

@@ -18,6 +18,7 @@ use crate::object::{
     Attributes, ChecksumKind, DigestAlgorithm, DigestSet, ExpectedDigest, FileOwner, Locator,
     ObjectInfo, ObjectPart, PartClaim, PartInfo, Precondition, Timestamp, UploadInfo,
 };
+use crate::permission::{Act, Credentials};
 
 /// Longest object, in bytes. Source: S3 User Guide, "Multipart upload limits" (5 TiB).
 pub const MAX_OBJECT_LEN_BYTES: u64 = 5 << 40;
@@ -259,6 +260,17 @@ pub trait Volume: Send + Sync + 'static {
         after: Option<&str>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<BucketInfo>>> + Send;
+
+    /// Whether a door is to ask [`Volume::permit`] before it acts in a bucket.
+    fn enforces_permissions(&self, bucket: &BucketName) -> bool;
+
+    /// Asks whether the permissions of files let someone do something, as they are now; nothing
+    /// is remembered. Errors: AccessDenied, NoSuchBucket, ReadOnly, Busy.
+    fn permit(
+        &self,
+        who: &Credentials,
+        act: Act<'_, Self::Object>,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Looks at an object. Errors: NoSuchBucket, NoSuchKey, AccessDenied.
     fn stat(&self, at: &Locator) -> impl Future<Output = Result<ObjectInfo>> + Send;

@@ -7,6 +7,8 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::permission::Credentials;
+
 /// What stands at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
@@ -68,6 +70,40 @@ pub struct Inheritance {
     pub gid: Option<u32>,
     /// Its default ACL, as its xattr has it.
     pub default_acl: Option<Vec<u8>>,
+}
+
+/// Permissions that someone must have. Source: path_resolution(7), access(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// To read a file, or to list and search a directory.
+    Read,
+    /// To write a file, or to change names in a directory and search it.
+    Write,
+}
+
+/// What would be taken away from a directory, or replaced in it.
+#[derive(Debug)]
+pub struct Taken<'a, F> {
+    /// Its name; none where it has none there.
+    pub name: Option<&'a str>,
+    /// Whether a directory is meant; what is of another kind stays.
+    pub is_dir: bool,
+    /// The file that is taken though it stands elsewhere.
+    pub aside: Option<&'a F>,
+}
+
+/// What the kernel is asked of someone's permissions. Paths begin at the volume's root. All that
+/// is named is required.
+#[derive(Debug)]
+pub struct Question<'a, F> {
+    /// The directories of this path are searched, as far as they stand.
+    pub way: Option<String>,
+    /// A right to this directory, or to the nearest above it that stands.
+    pub dir: Option<(String, Right)>,
+    /// That the directory, where it is sticky, lets this be taken. Source: inode(7), S_ISVTX.
+    pub takes: Option<Taken<'a, F>>,
+    /// A right to an open file.
+    pub file: Option<(&'a F, Right)>,
 }
 
 /// A name in a directory.
@@ -162,6 +198,14 @@ pub trait Disk: Send + Sync + 'static {
 
     /// As [`DiskFile::set_access`], of a directory.
     fn set_dir_access(&self, dir: &Self::Dir, access: &Access) -> io::Result<()>;
+
+    /// Has the kernel decide, as files are now, whether someone has the rights that a question
+    /// names: PermissionDenied where not. Unsupported where the disk knows no permissions.
+    fn check_rights(
+        &self,
+        who: &Credentials,
+        question: &Question<'_, Self::File>,
+    ) -> io::Result<()>;
 
     /// Within how many nanoseconds after a change of a file another may leave its times as they
     /// are; 0 where every change moves them.

@@ -5,6 +5,7 @@
 //! - writing: [`sink`] over [`lane`]s, [`staged`], [`upload`] and [`multipart`], [`commit`] with
 //!   its [`intents`]
 //! - reading: [`look`], [`object`], [`listing`] over the [`index`]
+//! - `owner` and `permit`: to whom files belong, and whom their permissions let in
 //! - as files, for a mount: [`posix`]
 //! - upkeep: [`scan`] (the index against the tree), [`hashing`] (digests not known yet)
 //!
@@ -31,6 +32,7 @@ pub mod notices;
 pub mod object;
 pub mod osdisk;
 mod owner;
+mod permit;
 pub mod posix;
 pub mod publish;
 pub mod records;
@@ -122,6 +124,8 @@ pub struct BrickOptions {
     pub hash: ByBucket<HashPolicy>,
     /// Whether objects are not replaced or removed whose file a process has locked for writing.
     pub respect_locks: ByBucket<bool>,
+    /// Whether doors ask for the permissions of files; see [`crate::volume::Volume::permit`].
+    pub enforce: ByBucket<bool>,
     /// Shortest pause between two looks at the whole tree; a large tree is looked at less
     /// often, so that looking takes a twentieth of the time at most. Where the kernel tells of
     /// changes, ten minutes are the shortest.
@@ -142,6 +146,7 @@ impl BrickOptions {
             durability: ByBucket::default(),
             hash: ByBucket::default(),
             respect_locks: ByBucket::default(),
+            enforce: ByBucket::default(),
             scan_interval: Duration::from_secs(1),
             watch: true,
             clock: Clock::system(),

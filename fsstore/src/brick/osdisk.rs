@@ -3,6 +3,7 @@
 mod abilities;
 mod access;
 mod numbers;
+mod rights;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,13 +13,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::access::may_give_files_away;
 use self::access::set_access;
+pub use self::rights::require_impersonation;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::acl::DEFAULT_ACL;
 use super::attrs::XATTR_NAME;
-use super::disk::{Access, DirEntry, Disk, DiskFile, FileFacts, FileKind, Inheritance, Room};
+use super::disk::{
+    Access, DirEntry, Disk, DiskFile, FileFacts, FileKind, Inheritance, Question, Room,
+};
 use crate::keypath::RESERVED;
+use crate::permission::Credentials;
 
 pub mod posix;
 
@@ -427,6 +432,10 @@ impl Disk for OsDisk {
 
     fn set_dir_access(&self, dir: &OwnedFd, access: &Access) -> io::Result<()> {
         set_access(dir.as_fd(), access)
+    }
+
+    fn check_rights(&self, who: &Credentials, question: &Question<'_, OsFile>) -> io::Result<()> {
+        rights::check(&self.root, who, question)
     }
 
     fn tick_ns(&self) -> i64 {

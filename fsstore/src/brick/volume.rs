@@ -14,6 +14,7 @@ use crate::digest::Digests;
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, PartNumber, UploadId};
 use crate::object::{Locator, ObjectInfo, PartClaim, Precondition, UploadInfo};
+use crate::permission::{Act, Credentials};
 use crate::volume::{
     AttrsPatch, BucketInfo, ComposeOptions, Durability, ListPage, ListQuery, NewBucket, NewUpload,
     Object, PartsPage, Removed, StageOptions, UploadsPage, UploadsQuery, Volume,
@@ -128,6 +129,14 @@ impl<D: Disk> Volume for Brick<D> {
                 .list(&inner.tree, &prefix, after.as_deref(), limit)
         })
         .await
+    }
+
+    fn enforces_permissions(&self, bucket: &BucketName) -> bool {
+        self.inner.options.enforce.of(bucket)
+    }
+
+    async fn permit(&self, who: &Credentials, act: Act<'_, Self::Object>) -> Result<()> {
+        self.inner.permit(who, act).await
     }
 
     async fn stat(&self, at: &Locator) -> Result<ObjectInfo> {

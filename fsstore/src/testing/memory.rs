@@ -16,6 +16,7 @@ use crate::name::{BucketName, ETag, ObjectKey, PartNumber, UploadId};
 use crate::object::{
     KnownDigests, Locator, ObjectInfo, ObjectPart, PartClaim, Precondition, Timestamp, UploadInfo,
 };
+use crate::permission::{Act, Credentials};
 use crate::volume::{
     AttrsPatch, BucketInfo, CommitOptions, ComposeOptions, Durability, ListEntry, ListPage,
     ListQuery, NewBucket, NewUpload, Object, PartsPage, Removed, StageOptions, Staged, UploadsPage,
@@ -267,6 +268,15 @@ impl Volume for MemVolume {
             .take(limit)
             .cloned()
             .collect())
+    }
+
+    fn enforces_permissions(&self, _bucket: &BucketName) -> bool {
+        // Nothing here is a file.
+        false
+    }
+
+    async fn permit(&self, _who: &Credentials, _act: Act<'_, MemObject>) -> Result<()> {
+        Ok(())
     }
 
     async fn stat(&self, at: &Locator) -> Result<ObjectInfo> {
