@@ -148,6 +148,19 @@ pub struct BucketConfig {
     pub apply_mtime: Option<bool>,
     /// Whether a file that a process has locked for writing is not replaced or removed.
     pub respect_locks: bool,
+    /// What S3 requests are checked against here.
+    pub enforce: Enforce,
+}
+
+/// What decides whether a request may do what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforce {
+    /// Owners, groups and access lists of S3.
+    #[default]
+    Policy,
+    /// These, and the permissions of files, by the user's uid, gid and gids.
+    Posix,
 }
 
 /// Why a configuration cannot be used.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use fsstore::name::hex;
 use fsstore::object::{FileOwner, Timestamp};
+use fsstore::permission::{Credentials, MAX_GROUPS};
 use sha2::{Digest, Sha256};
 
 use crate::auth::signing_key::SigningKeys;
@@ -78,6 +79,8 @@ pub struct User {
     pub uid: Option<u32>,
     /// The group id, likewise.
     pub gid: Option<u32>,
+    /// Further group ids, by which files let this user in; none is taken from the host.
+    pub gids: Vec<u32>,
     /// Bits taken from the permissions of this user's files; none is the server's own umask.
     pub umask: Option<Umask>,
 }
@@ -129,6 +132,15 @@ impl User {
             gid: self.gid,
             umask: self.umask.map(|Umask(bits)| bits),
         }
+    }
+
+    /// Who this user is to the kernel; none where the uid or the gid is not known.
+    pub fn credentials(&self) -> Option<Credentials> {
+        Some(Credentials {
+            uid: self.uid?,
+            gid: self.gid?,
+            groups: self.gids.clone(),
+        })
     }
 
     /// True for members of [`ADMIN_GROUP`].
@@ -264,8 +276,11 @@ impl Directory {
         for group in &user.groups {
             check_name("group", group)?;
         }
-        if [user.uid, user.gid].contains(&Some(NO_ID)) {
+        if [user.uid, user.gid].contains(&Some(NO_ID)) || user.gids.contains(&NO_ID) {
             return Err(malformed("uid or gid", "0 to 4294967294"));
+        }
+        if user.gids.len() > MAX_GROUPS {
+            return Err(malformed("gids", "65536 at most"));
         }
         if !is_canonical_id(&user.id) {
             return Err(malformed("user id", "64 lower-case hex digits"));

@@ -150,6 +150,7 @@ mod tests {
                 groups: vec![group.to_owned()],
                 uid: None,
                 gid: None,
+                gids: Vec::new(),
                 umask: None,
             }),
             access_key: "KEY".to_owned(),

@@ -19,6 +19,7 @@ pub(super) fn directory_with(token: Option<&str>, expires: Option<Timestamp>) ->
         groups: Vec::new(),
         uid: None,
         gid: None,
+        gids: Vec::new(),
         umask: None,
     };
     Directory::build(vec![Entry {

@@ -20,7 +20,7 @@ use self::run::{Prepared, Signals};
 pub(super) use self::run::{raise_descriptor_limit, run};
 use super::CommandError;
 use super::layout::Layout;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Enforce};
 use crate::server::Drained;
 
 /// Serves a prepared tree to the end of the server.
@@ -51,6 +51,7 @@ pub(super) fn brick_options(layout: &Layout, config: &Config) -> BrickOptions {
         durability: config.by_bucket(config.durability, |own| own.durability),
         hash: config.by_bucket(hash_policy(config.hash), |own| own.hash.map(hash_policy)),
         respect_locks: config.by_bucket(false, |own| Some(own.respect_locks)),
+        enforce: config.by_bucket(false, |own| Some(own.enforce == Enforce::Posix)),
         scan_interval: config.scan_interval,
         watch: config.watch,
         ..BrickOptions::new(layout.volume())

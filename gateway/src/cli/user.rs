@@ -52,6 +52,9 @@ pub(super) struct AddUserArgs {
     /// Group id, likewise
     #[arg(long)]
     gid: Option<u32>,
+    /// Further group ids, separated by commas, by which files let the user in
+    #[arg(long, value_delimiter = ',')]
+    gids: Vec<u32>,
     /// Bits taken from the permissions of the user's files, in octal [default: the server's own]
     #[arg(long)]
     umask: Option<Umask>,
@@ -133,6 +136,7 @@ pub(super) fn run_user(command: UserCommand) -> Result<(), CommandError> {
                 groups: args.groups,
                 uid: args.uid,
                 gid: args.gid,
+                gids: args.gids,
                 umask: args.umask,
                 key: args.key.new_key(None)?,
             };
@@ -150,7 +154,8 @@ pub(super) fn run_user(command: UserCommand) -> Result<(), CommandError> {
             let directory = open(&args.tree)?.directory();
             let answer = Answer::Many {
                 columns: &[
-                    "name", "account", "groups", "uid", "gid", "umask", "from", "keys", "id",
+                    "name", "account", "groups", "uid", "gid", "gids", "umask", "from", "keys",
+                    "id",
                 ],
                 rows: directory.entries().map(user_row).collect(),
             };
@@ -206,6 +211,7 @@ fn user_row(entry: &Entry) -> Vec<Value> {
         json!(user.groups),
         json!(user.uid),
         json!(user.gid),
+        json!(user.gids),
         json!(user.umask),
         json!(from),
         json!(keys),

@@ -4,10 +4,11 @@
 //! "Access control list (ACL) overview".
 
 use fsstore::object::{Locator, Precondition};
-use fsstore::volume::{AttrsPatch, BucketInfo, Volume};
+use fsstore::volume::{AttrsPatch, BucketInfo, Object, Volume};
 use http::{Response, StatusCode};
 
 use super::ctx::{Call, Ctx, RequestBody};
+use super::permit;
 use super::respond::{self, Body};
 use super::xml::{self, Element, XSI, XmlWriter};
 use crate::auth::acl::{Acl, CannedAcl, Grantee, MAX_GRANTS, Permission, SETTING};
@@ -57,8 +58,8 @@ pub async fn get_object_acl<V: Volume>(
     bucket: &BucketInfo,
     at: &Locator,
 ) -> Result<Response<Body>, S3Error> {
-    let info = ctx.volume.stat(at).await;
-    let info = info.map_err(|error| call.object_error(bucket, error))?;
+    let object = permit::open(ctx, call, bucket, at).await?;
+    let info = object.info();
     call.grant_object::<ReadAcl>(bucket, &info.attrs)?;
     let mut acl = Acl::of_object(&info.attrs);
     if info.attrs.owner.is_none() && info.attrs.acl.is_none() {

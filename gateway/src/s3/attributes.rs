@@ -8,6 +8,7 @@ use http::{HeaderValue, Response};
 use super::ctx::{Call, Ctx};
 use super::object_checksum::{self, kind_name};
 use super::object_headers::STORAGE_CLASS;
+use super::permit;
 use super::respond::{self, Body, http_time};
 use super::xml::XmlWriter;
 use crate::auth::grant::Read;
@@ -91,8 +92,7 @@ pub async fn get_object_attributes<V: Volume>(
 ) -> Result<Response<Body>, S3Error> {
     let asked = Asked::of(call)?;
     let page = PartsPage::of(call)?;
-    let opened = ctx.volume.open(at).await;
-    let object = opened.map_err(|error| call.object_error(bucket, error))?;
+    let object = permit::open(ctx, call, bucket, at).await?;
     let info = object.info();
     call.grant_object::<Read>(bucket, &info.attrs)?;
     conditions::precondition(call.headers()).check_read(info)?;

@@ -20,6 +20,7 @@ use super::multipart::{named_upload, part_and_upload};
 use super::object::{acl_of, check_early};
 use super::object_checksum::{self, kind_name};
 use super::object_headers::{Described, WEBSITE_REDIRECT, described};
+use super::permit;
 use super::respond::{self, Body, iso_time};
 use super::tagging;
 use super::xml::XmlWriter;
@@ -305,8 +306,7 @@ async fn open_source<V: Volume>(
 ) -> Result<V::Object, S3Error> {
     let bucket = ctx.volume.bucket(&from.bucket).await?;
     check_source_owner(call, &bucket)?;
-    let opened = ctx.volume.open(from).await;
-    let source = opened.map_err(|error| call.object_error(&bucket, error))?;
+    let source = permit::open(ctx, call, &bucket, from).await?;
     call.grant_object::<Read>(&bucket, &source.info().attrs)?;
     // Every condition that fails on a source is a 412: a copy cannot be "not modified".
     conditions::copy_source_precondition(call.headers()).check_read(source.info())?;

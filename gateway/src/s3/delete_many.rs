@@ -3,6 +3,7 @@
 use fsstore::error::StoreError;
 use fsstore::name::ObjectKey;
 use fsstore::object::{Locator, Precondition};
+use fsstore::permission::Act;
 use fsstore::volume::{BucketInfo, Volume};
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -10,6 +11,7 @@ use http::{HeaderMap, Response};
 
 use super::ctx::{Call, Ctx, RequestBody};
 use super::object_checksum;
+use super::permit;
 use super::respond::{self, Body};
 use super::xml::{self, Element, XmlWriter};
 use crate::auth::grant::{Grant, Write};
@@ -58,7 +60,7 @@ pub async fn delete_objects<V: Volume, B: RequestBody>(
     let mut xml = XmlWriter::root("DeleteResult");
     let mut answers = stream::iter(entries)
         .map(|entry| async move {
-            let done = delete(ctx, bucket, &entry).await;
+            let done = delete(ctx, call, bucket, &entry).await;
             (entry, done)
         })
         .buffered(CONCURRENCY);
@@ -129,6 +131,7 @@ fn entry(object: &Element) -> Result<Entry, S3Error> {
 
 async fn delete<V: Volume>(
     ctx: &Ctx<V>,
+    call: &Call,
     bucket: &BucketInfo,
     entry: &Entry,
 ) -> Result<(), S3Error> {
@@ -137,6 +140,7 @@ async fn delete<V: Volume>(
         return Err(S3Code::NoSuchVersion.into());
     }
     let at = Locator::new(bucket.name.clone(), key);
+    permit::check(ctx, call, &at.bucket, Act::Remove(&at)).await?;
     match ctx.volume.remove(&at, &entry.precondition).await {
         Ok(_) | Err(StoreError::NoSuchKey) => Ok(()),
         Err(error) => Err(error.into()),

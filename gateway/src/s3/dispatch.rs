@@ -9,7 +9,7 @@ use super::respond::Body;
 use super::route::{BucketOperation, ObjectOperation, Operation};
 use super::{
     acl, attributes, bucket as buckets, copy, cors, delete_many, get, list, list_uploads,
-    list_versions, multipart, object, post, tagging,
+    list_versions, multipart, object, permit, post, tagging,
 };
 use crate::auth::grant::Resource;
 use crate::errors::{S3Code, S3Error};
@@ -41,11 +41,13 @@ pub async fn dispatch<V: Volume, B: RequestBody>(
         Operation::Bucket(name, operation) => {
             let bucket = seen.insert(ctx.volume.bucket(name).await?);
             check_expected_owner(call, bucket)?;
+            permit::on_bucket(ctx, call, name, *operation).await?;
             Box::pin(on_bucket(ctx, call, *operation, bucket, body)).await
         }
         Operation::Object(at, operation) => {
             let bucket = seen.insert(ctx.volume.bucket(&at.bucket).await?);
             check_expected_owner(call, bucket)?;
+            permit::on_object(ctx, call, at, *operation).await?;
             on_object(ctx, call, *operation, bucket, at, body).await
         }
     }

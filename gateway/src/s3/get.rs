@@ -15,6 +15,7 @@ use super::ctx::{Call, Ctx};
 use super::get_body::{FRAME_LEN_BYTES, ObjectBody};
 use super::object_checksum::{self, kind_name};
 use super::object_headers::{put_described, put_state};
+use super::permit;
 use super::query::Query;
 use super::respond::{self, Body};
 use crate::auth::grant::Read;
@@ -68,8 +69,8 @@ async fn open_and_answer<V: Volume>(
     bucket: &BucketInfo,
     at: &Locator,
 ) -> Result<Opened, S3Error> {
-    let opened = ctx.volume.open(at).await;
-    let object = opened.map_err(|error| refused_look(call, bucket, error))?;
+    let object = permit::open(ctx, call, bucket, at).await;
+    let object = object.map_err(refused_look)?;
     let info = object.info();
     call.grant_object::<Read>(bucket, &info.attrs)?;
     if let Some(unmodified) = check_conditions(call.headers(), info)? {
@@ -118,26 +119,25 @@ pub async fn head_object<V: Volume>(
     bucket: &BucketInfo,
     at: &Locator,
 ) -> Result<Response<Body>, S3Error> {
-    let refuse = |error| refused_look(call, bucket, error);
-    let (info, parts) = match part_number(&call.query)? {
-        None => (ctx.volume.stat(at).await.map_err(refuse)?, Vec::new()),
-        Some(_) => {
-            let object = ctx.volume.open(at).await.map_err(refuse)?;
-            (object.info().clone(), object.parts().await?)
-        }
+    let number = part_number(&call.query)?;
+    let object = permit::open(ctx, call, bucket, at).await;
+    let object = object.map_err(refused_look)?;
+    let parts = match number {
+        None => Vec::new(),
+        Some(_) => object.parts().await?,
     };
+    let info = object.info();
     call.grant_object::<Read>(bucket, &info.attrs)?;
-    if let Some(unmodified) = check_conditions(call.headers(), &info)? {
+    if let Some(unmodified) = check_conditions(call.headers(), info)? {
         return Ok(unmodified);
     }
-    let wanted = Wanted::of(call, &info, &parts)?;
-    answer(call, &info, &wanted)
+    let wanted = Wanted::of(call, info, &parts)?;
+    answer(call, info, &wanted)
 }
 
 /// The answer where an object cannot be looked at. Where nothing stands there is no delete marker
 /// either, and a client that may know so is told.
-fn refused_look(call: &Call, bucket: &BucketInfo, error: StoreError) -> S3Error {
-    let refused = call.object_error(bucket, error);
+fn refused_look(refused: S3Error) -> S3Error {
     if refused.code() != S3Code::NoSuchKey {
         return refused;
     }

@@ -27,6 +27,7 @@ pub mod object;
 mod object_checksum;
 mod object_headers;
 pub mod operation;
+mod permit;
 pub mod post;
 pub mod query;
 pub mod respond;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fsstore::name::ObjectKey;
 use fsstore::object::{Attributes, FileOwner, Locator, ObjectInfo, Precondition};
+use fsstore::permission::Act;
 use fsstore::volume::{BucketInfo, CommitOptions, StageOptions, Staged, Volume};
 use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -16,6 +17,7 @@ use super::multipart::location;
 use super::object::{attributes, explain};
 use super::object_headers::etag_value;
 use super::operation::{BucketOperation, Operation};
+use super::permit;
 use super::respond::{self, Body};
 use super::tagging;
 use super::xml::XmlWriter;
@@ -46,6 +48,7 @@ pub async fn post_object<V: Volume, B: RequestBody>(
     let operation = Operation::Bucket(bucket.name.clone(), BucketOperation::PostObject);
     refuse_unbuilt_headers(&operation, call.headers())?;
     let grant = call.grant::<Write>(Resource::Bucket(bucket))?;
+    permit::check(ctx, &call, &at.bucket, Act::Replace(&at)).await?;
     let attrs = form_attributes(&call, &fields, &grant, bucket)?;
     file.expect(call.headers(), allowed.len_range_bytes)?;
     let info = store_file(ctx, &at, file, attrs, call.file_owner()).await?;

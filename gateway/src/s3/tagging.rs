@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use fsstore::object::{Locator, Precondition};
-use fsstore::volume::{AttrsPatch, BucketInfo, Volume};
+use fsstore::volume::{AttrsPatch, BucketInfo, Object, Volume};
 use http::{Response, StatusCode};
 
 use super::ctx::{Call, Ctx, RequestBody};
+use super::permit;
 use super::query::Query;
 use super::respond::{self, Body};
 use super::xml::{self, XmlWriter, malformed};
@@ -79,8 +80,8 @@ pub async fn get_object_tagging<V: Volume>(
     bucket: &BucketInfo,
     at: &Locator,
 ) -> Result<Response<Body>, S3Error> {
-    let info = ctx.volume.stat(at).await;
-    let info = info.map_err(|error| call.object_error(bucket, error))?;
+    let object = permit::open(ctx, call, bucket, at).await?;
+    let info = object.info();
     call.grant_object::<Read>(bucket, &info.attrs)?;
     Ok(respond::xml(document(&info.attrs.tags)))
 }

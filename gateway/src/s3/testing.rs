@@ -79,6 +79,7 @@ impl Who {
             },
             uid: None,
             gid: None,
+            gids: Vec::new(),
             umask: None,
         }
     }

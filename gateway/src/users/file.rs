@@ -47,6 +47,8 @@ struct UserForm {
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gids: Vec<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     umask: Option<Umask>,
     #[serde(default, rename = "key")]
@@ -102,6 +104,7 @@ impl From<UserForm> for Entry {
                 groups: form.groups,
                 uid: form.uid,
                 gid: form.gid,
+                gids: form.gids,
                 umask: form.umask,
             }),
             keys: form.keys.into_iter().map(AccessKey::from).collect(),
@@ -120,6 +123,7 @@ impl From<&Entry> for UserForm {
             groups: user.groups.clone(),
             uid: user.uid,
             gid: user.gid,
+            gids: user.gids.clone(),
             umask: user.umask,
             keys: entry.keys.iter().map(KeyForm::from).collect(),
         }

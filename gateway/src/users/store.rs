@@ -39,6 +39,9 @@ pub struct UserConfig {
     /// The group id, likewise.
     #[serde(default)]
     pub gid: Option<u32>,
+    /// Further group ids, by which files let this user in.
+    #[serde(default)]
+    pub gids: Vec<u32>,
     /// Bits taken from the permissions of this user's files, as octal text.
     #[serde(default)]
     pub umask: Option<Umask>,
@@ -81,6 +84,8 @@ pub struct NewUser {
     pub uid: Option<u32>,
     /// The group id, likewise.
     pub gid: Option<u32>,
+    /// Further group ids, by which files let this user in.
+    pub gids: Vec<u32>,
     /// Bits taken from the permissions of this user's files.
     pub umask: Option<Umask>,
     /// The first key; none generates one.
@@ -213,6 +218,7 @@ impl UserStore {
                 groups: new.groups,
                 uid: new.uid,
                 gid: new.gid,
+                gids: new.gids,
                 umask: new.umask,
             }),
             keys: vec![key],
@@ -336,6 +342,7 @@ fn make_root(file: &UsersFile, generate_keys: bool) -> Result<bool, UserError> {
                     groups: vec![ADMIN_GROUP.to_owned()],
                     uid: None,
                     gid: None,
+                    gids: Vec::new(),
                     umask: None,
                 }),
                 keys,
@@ -356,6 +363,7 @@ fn declared_entry(config: &UserConfig) -> Entry {
             groups: config.groups.clone(),
             uid: config.uid,
             gid: config.gid,
+            gids: config.gids.clone(),
             umask: config.umask,
         }),
         keys: config

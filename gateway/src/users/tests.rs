@@ -281,6 +281,7 @@ fn the_owner_of_files_is_kept() {
     let new = NewUser {
         uid: Some(1_000),
         gid: Some(100),
+        gids: vec![4, 2_000],
         umask: Some("027".parse().unwrap()),
         ..named("alice")
     };
@@ -292,8 +293,16 @@ fn the_owner_of_files_is_kept() {
         (kept.uid, kept.gid, kept.umask),
         (Some(1_000), Some(100), Some(0o027))
     );
-    let root = directory.root().unwrap().file_owner();
-    assert_eq!(root, FileOwner::default());
+    let credentials = directory.user_by_name("alice").unwrap().credentials();
+    let expected = Credentials {
+        uid: 1_000,
+        gid: 100,
+        groups: vec![4, 2_000],
+    };
+    assert_eq!(credentials, Some(expected));
+    let root = directory.root().unwrap();
+    assert_eq!(root.file_owner(), FileOwner::default());
+    assert_eq!(root.credentials(), None);
     let declared = declared("[[user]]\nname = \"bob\"\numask = \"0077\"\n").unwrap();
     assert_eq!(declared[0].umask.unwrap().to_string(), "0077");
 }
@@ -307,12 +316,16 @@ fn what_is_no_umask_and_no_id_is_refused() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let new = NewUser {
+    let by_gid = NewUser {
         gid: Some(u32::MAX),
         ..named("alice")
     };
-    assert!(matches!(
-        store.add_user(new, NOW),
-        Err(UserError::Malformed { .. })
-    ));
+    let by_gids = NewUser {
+        gids: vec![4, u32::MAX],
+        ..named("alice")
+    };
+    for new in [by_gid, by_gids] {
+        let added = store.add_user(new, NOW);
+        assert!(matches!(added, Err(UserError::Malformed { .. })));
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fsstore::brick::osdisk::may_give_files_away;
+use fsstore::brick::osdisk::{may_give_files_away, require_impersonation};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use super::greeting::{Greeting, Keys};
 use super::options::{ServeArgs, unknown_variables};
 use crate::cli::CommandError;
 use crate::cli::layout::{Layout, TreeLock};
-use crate::config::Config;
+use crate::config::{Config, Enforce};
 use crate::logs;
 use crate::server::{self, Drained, Handler, Phase};
 use crate::tls::{self, Certificates};
@@ -78,6 +78,20 @@ fn say_where_files_stay_our_own(directory: &Directory) {
     }
 }
 
+/// Refuses buckets whose checks this process cannot make.
+fn check_enforced(config: &Config) -> Result<(), CommandError> {
+    let mut enforced = config.bucket.iter();
+    let Some((name, _)) = enforced.find(|(_, own)| own.enforce == Enforce::Posix) else {
+        return Ok(());
+    };
+    require_impersonation().map_err(|error| {
+        CommandError::new(format!(
+            "[bucket.{name}] enforce = \"posix\" needs a server that runs as root, on Linux 5.8 or \
+             later: it cannot ask the kernel for the rights of others ({error})"
+        ))
+    })
+}
+
 /// All that a server needs besides its volume.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -96,6 +110,7 @@ impl Prepared {
         let dir = config.dir.as_ref().ok_or_else(|| {
             CommandError::new("which directory? give DIR, PORTICO_DIR or the key `dir`")
         })?;
+        check_enforced(&config)?;
         let layout = Layout::create(dir)?;
         let lock = layout.lock()?;
         let declared = config.user.clone();
