@@ -244,6 +244,34 @@ fn the_kernel_keeps_names_of_a_directory_most_of_which_it_knows() {
 }
 
 #[test]
+fn a_directory_is_listed_whole_though_few_attributes_are_given_at_first() {
+    let t = Try::new();
+    for number in 0..200 {
+        std::fs::write(t.dir.path().join(format!("f{number:03}")), "").unwrap();
+    }
+    let handle = t.fs.open_dir(ROOT).unwrap();
+    let (mut from, mut batches) = (0, Vec::new());
+    loop {
+        let mut met = Vec::new();
+        let read = t.fs.read_dir_plus(handle, from, |listed, _| {
+            met.push(listed.name.to_owned());
+            from = listed.next;
+            true
+        });
+        read.unwrap();
+        if met.is_empty() {
+            break;
+        }
+        batches.push(met);
+    }
+    assert!(batches[0].len() < 100);
+    let mut all: Vec<_> = batches.concat();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 202);
+}
+
+#[test]
 fn an_entry_listed_with_attributes_counts_as_looked_up_where_there_was_room() {
     let t = Try::new();
     std::fs::write(t.dir.path().join("f"), "").unwrap();

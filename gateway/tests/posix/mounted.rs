@@ -181,13 +181,13 @@ fn names_that_the_kernel_keeps_are_those_that_stand_while_others_list() {
                 }
             });
         }
-        for number in 0..300 {
+        for number in 0..150 {
             std::fs::write(mount.path(&format!("new-{number:04}")), "").unwrap();
             counts.push(list());
         }
         is_over.store(true, Ordering::Relaxed);
     });
-    assert_eq!(counts, (1_001..=1_300).collect::<Vec<_>>());
+    assert_eq!(counts, (1_001..=1_150).collect::<Vec<_>>());
 }
 
 #[test]

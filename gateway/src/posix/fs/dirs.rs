@@ -9,6 +9,9 @@ use fsstore::files::{Errno, FileResult, Files, OpenDir};
 use super::{DIRECTORY, Entry, FileSystem};
 use crate::posix::nodes::KIND;
 
+/// Most entries that are listed with attributes from the beginning of a directory.
+const FIRST_LOOKS: usize = 64;
+
 /// A directory held open: none where it was removed before.
 #[derive(Debug)]
 pub(super) struct DirHandle<D> {
@@ -115,7 +118,8 @@ impl<V: Files, B> FileSystem<V, B> {
 
     /// Lists a directory with attributes, as [`FileSystem::read_dir`]. `visit` gives whether the
     /// entry was taken; those that are, other than `.` and `..`, count as looked up. An entry
-    /// that has vanished since is left out.
+    /// that has vanished since is left out. The first time the kernel asks so whether anyone
+    /// wants attributes or not, and again only where someone does: so few are given then.
     pub fn read_dir_plus(
         &self,
         number: u64,
@@ -123,10 +127,15 @@ impl<V: Files, B> FileSystem<V, B> {
         mut visit: impl FnMut(Listed<'_>, Option<Entry>) -> bool,
     ) -> FileResult<()> {
         let handle = self.dirs.get(number).ok_or(Errno::BADF)?;
+        let mut looks = 0;
         self.read_dir(number, from, |listed| {
             if matches!(listed.name.as_encoded_bytes(), b"." | b"..") {
                 return visit(listed, None);
             }
+            if from == 0 && looks == FIRST_LOOKS {
+                return false;
+            }
+            looks += 1;
             let since = self.changes();
             let attr = handle.dir.as_ref().map(|dir| dir.attr_of(listed.name));
             let Some(Ok(attr)) = attr else {
