@@ -51,16 +51,15 @@ impl<D: Disk> Inner<D> {
         if !self.backlog.is_worth_waiting() {
             return;
         }
-        let room = tokio::time::timeout(PATIENCE, self.index.wait_for_room());
-        match room.await {
-            Ok(Ok(())) => self.backlog.is_full.store(false, Ordering::Release),
-            Ok(Err(e)) => {
+        match self.index.wait_for_room_within(PATIENCE).await {
+            Some(Ok(())) => self.backlog.is_full.store(false, Ordering::Release),
+            Some(Err(e)) => {
                 // Nothing is lost: the changes stay in memory and their keys in the intent log.
                 tracing::error!("the index is behind and cannot be written: {e}");
                 let failed = self.backlog.failed.lock();
                 *failed.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
-            Err(_) => tracing::warn!("the index is behind"),
+            None => tracing::warn!("the index is behind"),
         }
     }
 

@@ -201,6 +201,21 @@ impl Index {
         Ok(())
     }
 
+    /// As [`Index::wait_for_room`], for so long at most; none where the time is over. What is
+    /// being written then goes on: given up half-way it would begin anew with each who waits.
+    pub async fn wait_for_room_within(&self, patience: Duration) -> Option<Result<()>> {
+        let shared = Arc::clone(&self.shared);
+        let waiting = self.runtime.spawn(async move {
+            while shared.overlay().row_count() > MAX_OVERLAY_ROWS / 2 {
+                shared.flush().await?;
+            }
+            Ok(())
+        });
+        let waited = tokio::time::timeout(patience, waiting).await.ok()?;
+        // It is not cancelled, and who panics has said so.
+        waited.ok()
+    }
+
     /// As [`Index::wait_for_room`], for a thread that is not the runtime's.
     pub fn wait_for_room_blocking(&self) -> Result<()> {
         self.runtime.block_on(self.wait_for_room())
