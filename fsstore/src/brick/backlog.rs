@@ -1,6 +1,6 @@
-//! Whoever changes names waits where the index is far behind: after the turn, so that nobody else
-//! waits with him, and for a bounded time, since what the index lacks is in memory and in the
-//! intent log.
+//! Whoever changes names waits where the index is far behind: in the turn, so that nobody leaves it
+//! further behind meanwhile, and for a bounded time, since what the index lacks is in memory and in
+//! the intent log.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::name::{BucketName, ObjectKey};
 
 /// Longest time that one change waits.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nobody waits after the index could not be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -37,13 +37,16 @@ impl Backlog {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Tells the index, in the turn. Whoever does waits [after it](Self::wait_for_index).
+    /// Tells the index, in the turn; waits where it is far behind.
     pub(super) fn change_index(
         &self,
         changes: impl IntoIterator<Item = (BucketName, ObjectKey, Change)>,
     ) {
         let is_full = self.index.apply(changes).room == Room::Full;
         self.backlog.is_full.store(is_full, Ordering::Release);
+        // In the turn: else those who move directories without a pause leave the index behind,
+        // and listings, which wait for their rows, with it.
+        self.wait_for_index_blocking();
     }
 
     /// Not in a turn: waits for a while where the index is far behind.
@@ -103,7 +106,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn nobody_waits_for_the_index_in_a_turn() {
+    async fn a_turn_waits_for_the_index_for_a_while_only() {
         let dir = tempfile::tempdir().unwrap();
         let options = BrickOptions {
             hash: HashPolicy::Never.into(),
