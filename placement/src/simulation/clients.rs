@@ -133,17 +133,7 @@ impl World {
         } else {
             believed
         };
-        let delay = if self.plan.is_local { 0 } else { self.delay() };
-        let hops = 0;
-        self.schedule(
-            delay,
-            Occurrence::Asked {
-                to,
-                client,
-                op,
-                hops,
-            },
-        );
+        self.carry_ask(to, client, op, 0);
         let timeout = if self.plan.is_local {
             TIMEOUT_US * 4
         } else {
@@ -155,6 +145,20 @@ impl World {
     fn current(&mut self, client: usize, op: OpId) -> Option<&mut Asking> {
         let asking = self.clients[client].asking.as_mut();
         asking.filter(|asking| asking.op == op)
+    }
+
+    /// A request is on its way to a brick.
+    fn carry_ask(&mut self, to: usize, client: usize, op: OpId, hops: u8) {
+        let delay = if self.plan.is_local { 0 } else { self.delay() };
+        self.schedule(
+            delay,
+            Occurrence::Asked {
+                to,
+                client,
+                op,
+                hops,
+            },
+        );
     }
 
     /// A request reaches a brick.
@@ -190,17 +194,7 @@ impl World {
                 file => self.say(client, op, Said::Read(file.map(|file| file.value))),
             },
             Read::Ask(other) if hops < 3 => {
-                let (to, hops) = (other.0 as usize, hops + 1);
-                let delay = if self.plan.is_local { 0 } else { self.delay() };
-                self.schedule(
-                    delay,
-                    Occurrence::Asked {
-                        to,
-                        client,
-                        op,
-                        hops,
-                    },
-                );
+                self.carry_ask(other.0 as usize, client, op, hops + 1);
             }
             _ => self.say(client, op, Said::NotHere),
         }
