@@ -49,7 +49,7 @@ impl<D: Disk> Inner<D> {
         self.wait_for_index_blocking();
     }
 
-    /// Not in a turn: waits for a while where the index is far behind.
+    /// Waits for a while where the index is far behind.
     pub(super) async fn wait_for_index(&self) {
         if !self.backlog.is_worth_waiting() {
             return;

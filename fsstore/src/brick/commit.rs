@@ -56,7 +56,7 @@ const MAX_OWED: usize = 65_536;
 /// Stack of the thread, in bytes: trees of empty directories are looked through in depth.
 const STACK_LEN_BYTES: usize = 8 << 20;
 /// From this many staged files on, one syncfs(2) is cheaper than an fsync(2) each.
-const SYNC_EVERYTHING_FROM: usize = 4;
+pub const SYNC_EVERYTHING_FROM: usize = 4;
 
 /// What must be so before and after a job acts.
 pub struct Terms<D: Disk> {

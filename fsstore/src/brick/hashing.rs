@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::attrs::{DigestState, Record};
-use super::commit::{Terms, Turn};
+use super::commit::{SYNC_EVERYTHING_FROM, Terms, Turn};
 use super::disk::{Disk, DiskFile, FileFacts};
 use super::index::{Change, RowFlags};
 use super::look::{row_of, state_of};
@@ -28,8 +28,6 @@ const BATCH_KEYS: usize = 128;
 /// How long suspects are gathered after the first: what a mount writes seldom comes alone, and
 /// much of it is gone again soon.
 const GATHER: Duration = Duration::from_millis(100);
-/// From this many files on, one syncfs(2) is cheaper than an fsync(2) each.
-const SYNC_EVERYTHING_FROM: usize = 4;
 /// How often the index is asked where it has no more; where it has, hashing takes half of the time.
 const IDLE: Duration = Duration::from_millis(500);
 /// A file changed more recently is left alone: it may still be written.

@@ -65,8 +65,8 @@ pub enum Change {
 pub enum Room {
     /// Go on.
     Free,
-    /// More than [`MAX_OVERLAY_ROWS`] changes are in memory: call [`Index::wait_for_room`]
-    /// before the next change.
+    /// More than [`MAX_OVERLAY_ROWS`] changes are in memory: call
+    /// [`Index::wait_for_room_within`] before the next change.
     Full,
 }
 
@@ -193,32 +193,22 @@ impl Index {
         self.shared.checkpoint().await
     }
 
-    /// Waits until the overlay is below half its bound. Errors: as [`Index::flush`].
-    pub async fn wait_for_room(&self) -> Result<()> {
-        while self.shared.overlay().row_count() > MAX_OVERLAY_ROWS / 2 {
-            self.shared.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// As [`Index::wait_for_room`], for so long at most; none where the time is over. What is
-    /// being written then goes on: given up half-way it would begin anew with each who waits.
+    /// Waits until the overlay is below half its bound, for so long at most; none where the time is
+    /// over. What is being written then goes on: given up half-way it would begin anew with each
+    /// who waits. Errors: as [`Index::flush`].
     pub async fn wait_for_room_within(&self, patience: Duration) -> Option<Result<()>> {
         let shared = Arc::clone(&self.shared);
-        let waiting = self.runtime.spawn(async move {
-            while shared.overlay().row_count() > MAX_OVERLAY_ROWS / 2 {
-                shared.flush().await?;
-            }
-            Ok(())
-        });
+        let waiting = self.runtime.spawn(async move { shared.make_room().await });
         let waited = tokio::time::timeout(patience, waiting).await.ok()?;
         // It is not cancelled, and who panics has said so.
         waited.ok()
     }
 
-    /// As [`Index::wait_for_room`], for a thread that is not the runtime's.
+    /// As [`Index::wait_for_room_within`], however long it takes, on a thread that is not the
+    /// runtime's.
+    #[cfg(test)]
     pub fn wait_for_room_blocking(&self) -> Result<()> {
-        self.runtime.block_on(self.wait_for_room())
+        self.runtime.block_on(self.shared.make_room())
     }
 
     /// Adds a bucket, unless it is known: then nothing changes. `complete` says that the index
@@ -455,6 +445,13 @@ impl Shared {
         let target = self.overlay().last_seq();
         let mut writer = self.writer.lock().await;
         self.flush_locked(&mut writer, target).await
+    }
+
+    async fn make_room(&self) -> Result<()> {
+        while self.overlay().row_count() > MAX_OVERLAY_ROWS / 2 {
+            self.flush().await?;
+        }
+        Ok(())
     }
 
     async fn flush_locked(&self, writer: &mut Writer, target: u64) -> Result<u64> {

@@ -223,7 +223,7 @@ impl Kernel for ToldKernel {
 
     fn forget_names_in(&self, ino: u64) {
         // They are kept in pages, as a file's bytes are.
-        note(self.notifier.inval_inode(INodeNo(ino), 0, 0));
+        self.forget_file(ino);
     }
 
     fn forget_file(&self, ino: u64) -> bool {

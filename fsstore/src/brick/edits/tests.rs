@@ -118,6 +118,18 @@ impl Scene {
         file.set_modified(modified).unwrap();
     }
 
+    /// Has a directory where the file is, which is so sheltered; gives what is in it.
+    async fn put_below(&self) -> Locator {
+        let below = Locator::new(
+            self.at.bucket.clone(),
+            ObjectKey::parse("d/k/below").unwrap(),
+        );
+        let staged = self.brick.stage(&below, StageOptions::default()).await;
+        let put = staged.unwrap().commit(CommitOptions::default()).await;
+        put.unwrap();
+        below
+    }
+
     async fn tag(&self) -> ETag {
         self.brick.stat(&self.at).await.unwrap().etag
     }
@@ -372,13 +384,7 @@ async fn a_file_changed_by_other_hands_does_not_get_its_digest_back_in_its_shelt
         if looked_at {
             assert!(scene.tag().await.is_provisional());
         }
-        let below = Locator::new(
-            scene.at.bucket.clone(),
-            ObjectKey::parse("d/k/below").unwrap(),
-        );
-        let staged = scene.brick.stage(&below, StageOptions::default()).await;
-        let put = staged.unwrap().commit(CommitOptions::default()).await;
-        put.unwrap();
+        let below = scene.put_below().await;
         assert!(scene.tag().await.is_provisional(), "in its shelter");
         let removed = scene.brick.remove(&below, &Precondition::default()).await;
         removed.unwrap();
@@ -389,13 +395,7 @@ async fn a_file_changed_by_other_hands_does_not_get_its_digest_back_in_its_shelt
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_keeps_its_digest_in_its_shelter() {
     let scene = Scene::new(HashPolicy::Never).await;
-    let below = Locator::new(
-        scene.at.bucket.clone(),
-        ObjectKey::parse("d/k/below").unwrap(),
-    );
-    let staged = scene.brick.stage(&below, StageOptions::default()).await;
-    let put = staged.unwrap().commit(CommitOptions::default()).await;
-    put.unwrap();
+    let below = scene.put_below().await;
     assert_eq!(scene.tag().await, md5(OLD));
     let removed = scene.brick.remove(&below, &Precondition::default()).await;
     removed.unwrap();

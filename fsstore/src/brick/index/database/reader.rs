@@ -141,11 +141,7 @@ impl Database {
         .bind(row_limit(limit))
         .fetch_all(&self.readers)
         .await
-        .and_then(|rows| {
-            rows.iter()
-                .map(|row| Ok((row.try_get(2)?, stored(row)?)))
-                .collect()
-        });
+        .and_then(|rows| rows.iter().map(stored_in_bucket).collect());
         self.settle(rows).await
     }
 
@@ -161,11 +157,7 @@ impl Database {
         .bind(row_limit(MAX_LINKS))
         .fetch_all(&self.readers)
         .await
-        .and_then(|rows| {
-            rows.iter()
-                .map(|row| Ok((row.try_get(2)?, stored(row)?)))
-                .collect()
-        });
+        .and_then(|rows| rows.iter().map(stored_in_bucket).collect());
         self.settle(rows).await
     }
 
@@ -234,4 +226,9 @@ fn stored(row: &SqliteRow) -> sqlx::Result<Stored> {
         key: row.try_get(0)?,
         value: row.try_get(1)?,
     })
+}
+
+/// A row with the bucket that it is of.
+fn stored_in_bucket(row: &SqliteRow) -> sqlx::Result<(BucketId, Stored)> {
+    Ok((row.try_get(2)?, stored(row)?))
 }
