@@ -12,6 +12,8 @@ pub struct Balance<'a> {
     load: Vec<usize>,
     copies: usize,
     groups: Vec<Vec<usize>>,
+    /// What each group had and keeps: the only copies that cost something to move.
+    kept: Vec<Vec<usize>>,
 }
 
 impl<'a> Balance<'a> {
@@ -24,6 +26,7 @@ impl<'a> Balance<'a> {
             load: vec![0; layout.bricks.len()],
             copies: layout.replicas.min(layout.domains()),
             groups: vec![Vec::new(); groups as usize],
+            kept: vec![Vec::new(); groups as usize],
         }
     }
 
@@ -37,6 +40,7 @@ impl<'a> Balance<'a> {
             let has_room = self.groups[group as usize].len() < self.copies;
             if has_room && self.may_hold(group as usize, at, None) {
                 self.place(group as usize, at);
+                self.kept[group as usize].push(at);
             }
         }
     }
@@ -99,6 +103,7 @@ impl<'a> Balance<'a> {
                 break;
             };
             self.groups[group].retain(|at| *at != from);
+            self.kept[group].retain(|at| *at != from);
             self.load[from] -= 1;
             self.place(group, to);
         }
@@ -110,7 +115,8 @@ impl<'a> Balance<'a> {
         self.groups.into_iter().map(named).collect()
     }
 
-    /// The group that may go from one brick to another and ranks the other highest.
+    /// The group that may go from one brick to another: first what is only now to come to the one,
+    /// which costs no move, then what ranks the other highest.
     fn best_move(&self, from: usize, to: usize) -> Option<usize> {
         let brick = &self.layout.bricks[to];
         let may = |group: &usize| {
@@ -118,7 +124,9 @@ impl<'a> Balance<'a> {
         };
         let by = |a: &usize, b: &usize| {
             let rank = |group: &usize| rank(GroupId(*group as u32), brick);
-            rank(a).total_cmp(&rank(b))
+            let is_new = |group: &usize| !self.kept[*group].contains(&from);
+            let by_cost = is_new(a).cmp(&is_new(b));
+            by_cost.then_with(|| rank(a).total_cmp(&rank(b)))
         };
         (0..self.groups.len()).filter(may).max_by(by)
     }

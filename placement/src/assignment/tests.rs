@@ -130,6 +130,20 @@ fn a_drained_brick_gives_all_and_only_its_groups_away() {
     assert!(moved(&before, &after) as f64 <= 1.1 * before.load(BrickId(3)) as f64);
 }
 
+/// Most of what the drained disk has is on the large one too, so what is not has to go there.
+#[test]
+fn a_disk_too_large_for_most_groups_of_a_drained_one_gets_the_others() {
+    for at in [0, 1, 3, 4, 5] {
+        let mut layout = disks(2, &[4, 4, 13, 4, 4, 4]);
+        let before = Assignment::new(&layout, GROUPS);
+        layout.bricks[at].weight = 0;
+        let after = before.adapted(&layout);
+        assert!(is_spread(&after, &layout));
+        assert!(worst(&after, &layout) <= 1.03);
+        assert!(moved(&before, &after) as f64 <= 1.1 * ideal_moves(&before, &layout));
+    }
+}
+
 #[test]
 fn with_too_few_disks_groups_have_fewer_copies_and_regain_them() {
     let (two, one) = (disks(2, &[1, 1]), disks(2, &[1]));
