@@ -20,7 +20,7 @@ use crate::object::Timestamp;
 use crate::volume::{BucketInfo, Durability, NewBucket};
 
 /// Longest bucket file, in bytes; settings beyond it are refused.
-const MAX_RECORD_LEN_BYTES: usize = 1 << 20;
+pub(crate) const MAX_RECORD_LEN_BYTES: usize = 1 << 20;
 /// How long a bucket is known without looking again whether its directory stands. An object's
 /// own operations notice at once.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -33,15 +33,15 @@ const MAX_EMPTY_DEPTH: usize = 512;
 /// understood is not rewritten.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BucketRecord {
-    version: u32,
-    created_ns: i64,
-    owner: Option<String>,
+pub(crate) struct BucketRecord {
+    pub(crate) version: u32,
+    pub(crate) created_ns: i64,
+    pub(crate) owner: Option<String>,
     #[serde(default)]
-    settings: BTreeMap<String, String>,
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
-const RECORD_VERSION: u32 = 1;
+pub(crate) const RECORD_VERSION: u32 = 1;
 
 struct Known {
     info: Arc<BucketInfo>,
@@ -293,7 +293,10 @@ impl Buckets {
     }
 }
 
-fn read_record<D: Disk>(tree: &Tree<D>, name: &BucketName) -> Result<Option<BucketRecord>> {
+pub(crate) fn read_record<D: Disk>(
+    tree: &Tree<D>,
+    name: &BucketName,
+) -> Result<Option<BucketRecord>> {
     let fail = failed("read a bucket's record");
     let file = match tree.disk.open_own(&tree.own.buckets, name.as_str(), false) {
         Ok(file) => file,
@@ -329,7 +332,7 @@ fn write_record<D: Disk>(
     tree.write_own(turn, &tree.own.buckets, name.as_str(), &bytes)
 }
 
-fn holds_anything<D: Disk>(tree: &Tree<D>, dir: &D::Dir, depth: usize) -> Result<bool> {
+pub(crate) fn holds_anything<D: Disk>(tree: &Tree<D>, dir: &D::Dir, depth: usize) -> Result<bool> {
     let fail = failed("look whether a bucket is empty");
     if depth > MAX_EMPTY_DEPTH {
         return Ok(true);
@@ -388,7 +391,7 @@ fn names_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
+pub(crate) fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
     let fail = failed("remove escaped keys");
     for name in names_in(disk, dir)? {
         if let Ok(below) = disk.open_dir(dir, &name) {

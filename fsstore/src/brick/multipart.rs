@@ -357,7 +357,7 @@ impl<D: Disk> Drop for Reopen<D> {
 }
 
 /// The first entries of a listing of uploads, from uploads in any order.
-struct FirstUploads<'a> {
+pub(crate) struct FirstUploads<'a> {
     query: &'a UploadsQuery,
     /// By key and id, or by common prefix and nothing.
     entries: BTreeMap<(String, String), Option<UploadInfo>>,
@@ -365,7 +365,7 @@ struct FirstUploads<'a> {
 }
 
 impl<'a> FirstUploads<'a> {
-    fn new(query: &'a UploadsQuery) -> Self {
+    pub(crate) fn new(query: &'a UploadsQuery) -> Self {
         Self {
             query,
             entries: BTreeMap::new(),
@@ -383,7 +383,7 @@ impl<'a> FirstUploads<'a> {
         }
     }
 
-    fn offer(&mut self, info: UploadInfo) {
+    pub(crate) fn offer(&mut self, info: UploadInfo) {
         let (key, id) = (info.key.as_str(), info.id.as_str());
         let Some(rest) = key.strip_prefix(self.query.prefix.as_str()) else {
             return;
@@ -414,7 +414,7 @@ impl<'a> FirstUploads<'a> {
         }
     }
 
-    fn finish(self) -> UploadsPage {
+    pub(crate) fn finish(self) -> UploadsPage {
         let mut page = UploadsPage {
             truncated: self.truncated,
             ..UploadsPage::default()

@@ -137,6 +137,13 @@ impl OsDisk {
         Ok(())
     }
 
+    /// Names in staging begin at this number, which others that share the file system do not
+    /// begin at: the number of a process names it on its host only.
+    pub fn with_first_name(mut self, first_name: u64) -> Self {
+        self.next_name = AtomicU64::new(first_name);
+        self
+    }
+
     /// As if the kernel were older.
     #[cfg(test)]
     pub fn with_coarse_times(mut self) -> Self {

@@ -21,11 +21,11 @@ const FILE_MODE: u32 = 0o666;
 /// Permissions of a directory before its umask.
 const DIR_MODE: u32 = 0o777;
 /// Permissions of a directory that is no one's in particular, before the server's umask.
-pub(super) const OWN_DIR_MODE: u32 = 0o755;
+pub(crate) const OWN_DIR_MODE: u32 = 0o755;
 
 impl<D: Disk> Tree<D> {
     /// Makes a staged file its owner's, as if it had been made at its key.
-    pub(super) fn give_file(
+    pub(crate) fn give_file(
         &self,
         at: &Locator,
         file: &D::File,
@@ -77,7 +77,7 @@ impl<D: Disk> Tree<D> {
 
     /// Makes a directory for an owner: the kernel hands down what it inherits. AlreadyExists
     /// where anything stands.
-    pub(super) fn make_dir_for(
+    pub(crate) fn make_dir_for(
         &self,
         parent: &D::Dir,
         name: &str,

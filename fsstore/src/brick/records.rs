@@ -37,6 +37,8 @@ pub struct Records<D: Disk> {
     staging: Arc<D::Dir>,
     /// False as long as no side file was ever written: then none need be looked for.
     in_use: AtomicBool,
+    /// Longest record that is tried in an xattr, in bytes.
+    xattr_room_bytes: usize,
     next_name: AtomicU64,
 }
 
@@ -69,8 +71,17 @@ impl<D: Disk> Records<D> {
             dir,
             staging,
             in_use,
+            xattr_room_bytes: usize::MAX,
             next_name: AtomicU64::new(0),
         })
+    }
+
+    /// Keeps records of more bytes than these in side files, where xattrs might take them too.
+    /// Names in staging begin at a number that others, on other hosts too, do not begin at.
+    pub fn shared(mut self, xattr_room_bytes: usize, first_name: u64) -> Self {
+        self.xattr_room_bytes = xattr_room_bytes;
+        self.next_name = AtomicU64::new(first_name);
+        self
     }
 
     /// Whether side files exist. Then a file that is replaced or removed must be held open
@@ -156,7 +167,11 @@ impl<D: Disk> Records<D> {
         if !self.disk.has_xattrs() {
             return self.write_side_file(facts, &encoded, None);
         }
-        match file.set_record(&encoded) {
+        let written = match encoded.len() > self.xattr_room_bytes {
+            true => Err(Errno::TOOBIG.into()),
+            false => file.set_record(&encoded),
+        };
+        match written {
             Ok(()) => Ok(()),
             Err(e) if has_no_room(&e) => {
                 let before = file.record().map_err(failed("read a record"))?;

@@ -92,7 +92,7 @@ impl Moved {
 }
 
 /// Names what was asked of the disk.
-pub(super) fn failed(action: &'static str) -> impl Fn(io::Error) -> StoreError {
+pub(crate) fn failed(action: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |e| StoreError::from_io(action, e)
 }
 
@@ -102,11 +102,11 @@ pub fn is_absent(e: &io::Error) -> bool {
 }
 
 /// Whether this process may not look there.
-pub(super) fn is_forbidden(e: &io::Error) -> bool {
+pub(crate) fn is_forbidden(e: &io::Error) -> bool {
     e.kind() == ErrorKind::PermissionDenied
 }
 
-pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(e) if is_absent(&e) => Ok(None),
@@ -114,7 +114,7 @@ pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> 
     }
 }
 
-pub(super) fn split_parent(path: &str) -> (Option<&str>, &str) {
+pub(crate) fn split_parent(path: &str) -> (Option<&str>, &str) {
     match path.rsplit_once('/') {
         Some((parent, name)) => (Some(parent), name),
         None => (None, path),
@@ -124,6 +124,11 @@ pub(super) fn split_parent(path: &str) -> (Option<&str>, &str) {
 impl<D: Disk> Tree<D> {
     /// Opens a tree, making portico's own directories where they are not.
     pub fn open(disk: Arc<D>) -> Result<Self> {
+        Self::open_with(disk, |records| records)
+    }
+
+    /// As [`Self::open`], with records kept as `adjust` says.
+    pub fn open_with(disk: Arc<D>, adjust: impl FnOnce(Records<D>) -> Records<D>) -> Result<Self> {
         let fail = failed("make portico's own directories");
         let root = disk.root();
         let make = |parent: &Arc<D::Dir>, name: &str| -> Result<Arc<D::Dir>> {
@@ -145,6 +150,7 @@ impl<D: Disk> Tree<D> {
         };
         let (dir, staging) = (Arc::clone(&own.records), Arc::clone(&own.staging));
         let records = Records::new(Arc::clone(&disk), dir, staging)?;
+        let records = adjust(records);
         Ok(Self {
             disk,
             root,

@@ -23,7 +23,7 @@ const MAX_INFO_LEN_BYTES: usize = 1 << 20;
 /// Uploads whose parts are kept in memory though no request is using them.
 const MAX_IDLE: usize = 64;
 
-const INFO: &str = "upload";
+pub(crate) const INFO: &str = "upload";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,21 +82,7 @@ impl<D: Disk> Uploads<D> {
         let id = new_id(now)?;
         let bucket_dir = make_dir(disk, &tree.own.uploads, bucket.as_str())?;
         let dir = make_dir(disk, &bucket_dir, id.as_str())?;
-        let record = InfoRecord {
-            version: 1,
-            key: key.as_str().to_owned(),
-            begun_ns: now.0,
-            attrs: new.attrs.clone(),
-            checksum: new.checksum,
-            file_owner: new.file_owner,
-        };
-        let bytes = serde_json::to_vec(&record).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        if bytes.len() > MAX_INFO_LEN_BYTES {
-            return Err(StoreError::MetadataTooLarge {
-                len_bytes: bytes.len(),
-                max_bytes: MAX_INFO_LEN_BYTES,
-            });
-        }
+        let bytes = encode_info(key, &new, now)?;
         for name in [DATA, PARTS] {
             disk.open_own(&dir, name, true)
                 .and_then(|file| file.sync())
@@ -317,7 +303,7 @@ fn make_dir<D: Disk>(disk: &D, parent: &Arc<D::Dir>, name: &str) -> Result<Arc<D
 }
 
 /// An id that sorts by time and cannot be guessed.
-fn new_id(now: Timestamp) -> Result<UploadId> {
+pub(crate) fn new_id(now: Timestamp) -> Result<UploadId> {
     let mut random = [0; 12];
     rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())
         .map_err(|e| StoreError::from_io("make an upload id", e.into()))?;
@@ -325,7 +311,31 @@ fn new_id(now: Timestamp) -> Result<UploadId> {
     UploadId::parse(&id).map_err(|e| StoreError::Corrupt(e.to_string()))
 }
 
-fn load_info<D: Disk>(disk: &D, dir: &D::Dir, id: UploadId) -> Result<Option<UploadInfo>> {
+/// What is kept in an upload's `upload` file. Errors: MetadataTooLarge.
+pub(crate) fn encode_info(key: &ObjectKey, new: &NewUpload, now: Timestamp) -> Result<Vec<u8>> {
+    let record = InfoRecord {
+        version: 1,
+        key: key.as_str().to_owned(),
+        begun_ns: now.0,
+        attrs: new.attrs.clone(),
+        checksum: new.checksum,
+        file_owner: new.file_owner,
+    };
+    let bytes = serde_json::to_vec(&record).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    if bytes.len() > MAX_INFO_LEN_BYTES {
+        return Err(StoreError::MetadataTooLarge {
+            len_bytes: bytes.len(),
+            max_bytes: MAX_INFO_LEN_BYTES,
+        });
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn load_info<D: Disk>(
+    disk: &D,
+    dir: &D::Dir,
+    id: UploadId,
+) -> Result<Option<UploadInfo>> {
     let fail = failed("read an upload");
     let file = match disk.open_own(dir, INFO, false) {
         Ok(file) => file,
