@@ -9,7 +9,8 @@
 //! 2. sync      the log, and the staged files with their records, are made durable: by one
 //!    syncfs(2) for a large group, else file by file;
 //! 3. act       each job decides its precondition and publishes (link, rename, unlink, …);
-//! 4. index     the changes become visible to listings; the log says what ctime files have now;
+//! 4. index     the changes become visible to listings; the log says, after each job, what ctime
+//!    files have now;
 //! 5. sync      the log and the directories that changed are made durable;
 //! 6. tell      those who watch hear of it, where anyone does, from a thread of its own;
 //! 7. answer    each job's caller hears of it.
@@ -392,10 +393,13 @@ fn commit_group<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, group: Vec<Job<
         return;
     }
     let mut changed = Changed::default();
+    let mut says_ours = Ok(false);
     for job in &mut ready {
         act_one(shared, job, mode, &mut changed);
+        // At once: the next job may wait for the disk, and be the last one.
+        let says = shared.log.append_ours();
+        says_ours = says_ours.and_then(|said| says.map(|says| said || says));
     }
-    let says_ours = shared.log.append_ours();
     let failure = match changed.unsettled.take() {
         None if durable => {
             let logged = says_ours.and_then(|says| match says {

@@ -246,7 +246,11 @@ impl<D: Disk> Inner<D> {
 
     /// Reads a synced file through the digests; none where it changed meanwhile.
     fn digest_synced(&self, due: &Due<D>) -> Result<Option<(FileFacts, Digests)>> {
-        let Due { file, facts, .. } = due;
+        let digests = self.digest_file(&due.file, &due.facts)?;
+        Ok(digests.map(|digests| (due.facts, digests)))
+    }
+
+    fn digest_file(&self, file: &D::File, facts: &FileFacts) -> Result<Option<Digests>> {
         let mut digester = Digester::new(DigestSet::default());
         let mut at_bytes = 0;
         loop {
@@ -265,7 +269,20 @@ impl<D: Disk> Inner<D> {
         let now = file.facts().map_err(failed)?;
         let digests = digester.finish(ShaDigester::default());
         let unchanged = is_same_state(&now, facts) && digests.len_bytes == facts.len_bytes;
-        Ok(unchanged.then_some((*facts, digests)))
+        Ok(unchanged.then_some(digests))
+    }
+
+    /// Whether a file has the bytes that its record's digests are of; all of them are read.
+    pub(super) fn reads_as(
+        &self,
+        file: &D::File,
+        facts: &FileFacts,
+        record: &Record,
+    ) -> Result<bool> {
+        self.let_tick_pass(facts);
+        file.sync().map_err(failed)?;
+        let digests = self.digest_file(file, facts)?;
+        Ok(digests.is_some_and(|digests| is_of(record, &digests)))
     }
 
     /// Reads an object through the digests, as [`Self::hash_one`] does before it records them.
@@ -315,10 +332,7 @@ impl<D: Disk> Inner<D> {
             mtime_ns: now.mtime_ns,
             ino: now.ino,
         };
-        let holds = record.state == Some(state)
-            && record.crc64nvme == Some(digests.crc64nvme)
-            && record.md5.is_none_or(|md5| md5 == digests.md5)
-            && record.etag().is_some();
+        let holds = record.state == Some(state) && is_of(&record, digests);
         let file = Arc::new(file);
         let flags = RowFlags {
             escaped,
@@ -367,6 +381,13 @@ impl<D: Disk> Inner<D> {
 /// Whether nothing was done to a file between two looks.
 pub fn is_same_state(a: &FileFacts, b: &FileFacts) -> bool {
     (a.ino, a.len_bytes, a.mtime_ns, a.ctime_ns) == (b.ino, b.len_bytes, b.mtime_ns, b.ctime_ns)
+}
+
+/// Whether a record's digests, a multipart tag included, are of the bytes that these are of.
+fn is_of(record: &Record, digests: &Digests) -> bool {
+    record.crc64nvme == Some(digests.crc64nvme)
+        && record.md5.is_none_or(|md5| md5 == digests.md5)
+        && record.etag().is_some()
 }
 
 /// A record with new digests; what the client said stays.

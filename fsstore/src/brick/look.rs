@@ -196,6 +196,21 @@ impl<D: Disk> Inner<D> {
         self.log.ours(Ours::of(facts));
     }
 
+    /// In a turn: says in the log how a file is in the midst of a change of ours, before the disk
+    /// is waited for. Where that cannot be said its digests are in doubt after a crash.
+    pub(super) fn say_ours(&self, file: &D::File) {
+        let said = file
+            .facts()
+            .map_err(|e| StoreError::from_io("look at an object", e))
+            .and_then(|facts| {
+                self.log.ours(Ours::of(&facts));
+                self.log.append_ours()
+            });
+        if let Err(e) = said {
+            tracing::debug!("after a crash digests will be in doubt: {e}");
+        }
+    }
+
     fn looked(
         &self,
         key: &ObjectKey,

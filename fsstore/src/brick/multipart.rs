@@ -9,7 +9,6 @@ use super::Inner;
 use super::attrs::{MultipartTag, Parts, Record};
 use super::commit::Terms;
 use super::disk::{Disk, DiskFile};
-use super::intents::Ours;
 use super::sink::{Sink, Target, off_thread, require_room};
 use super::staged::{Unsealed, Whole};
 use super::tree::failed;
@@ -204,12 +203,10 @@ impl<D: Disk> Inner<D> {
             let info = inner.publish(turn, &place, whole, &options.precondition, |turn| {
                 reopening.0 = None;
                 upload.end_for_good();
+                // A crash may leave it so, or bring back the name that it is about to lose.
+                inner.say_ours(&published);
                 // The object first, durably: else a crash could leave neither.
                 unsettled = turn.settle().err();
-                if let Some(facts) = published.facts().ok().filter(|_| unsettled.is_none()) {
-                    // A crash may bring back the name that it is about to lose.
-                    inner.log.ours(Ours::of(&facts));
-                }
                 // Before anyone learns of the object: `data` must have no name but its key.
                 let leave = || {
                     uploads.leave(&id);

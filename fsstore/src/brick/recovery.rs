@@ -14,7 +14,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Inner;
-use super::disk::{Disk, DiskFile, FileKind};
+use super::attrs::Record;
+use super::disk::{Disk, DiskFile, FileFacts, FileKind};
 use super::index::Row;
 use super::intents::{BucketDir, Intent, Ours};
 use super::look::{claims_digests, row_has_seen};
@@ -30,6 +31,9 @@ const CHUNK_NAMES: usize = if cfg!(test) { 8 } else { 32_768 };
 /// A marked directory with more names than in so many chunks is left to the scan: for each the
 /// directory is read again, and nobody is served meanwhile.
 const MAX_CHUNKS: usize = 4;
+/// Most bytes read for digests in doubt before anybody is served; what is doubted beyond waits
+/// for the background. A group whose answers were due is seldom longer.
+const MAX_READ_BYTES: u64 = 64 << 20;
 
 /// What the log left by an earlier run says, each thing once.
 #[derive(Default)]
@@ -43,6 +47,8 @@ struct Said {
     ours: HashSet<Ours>,
     /// Files as they are since this start finished what was under way, with the ctime before.
     finished: HashMap<Ours, i64>,
+    /// How much was read for digests in doubt, in bytes.
+    read_bytes: u64,
 }
 
 /// What the log and the index say of a file's digests.
@@ -188,7 +194,8 @@ impl<D: Disk> Inner<D> {
     /// Decides whether a file's digests are in doubt, and notes it. A file that is neither as a
     /// change of ours left it nor as the index saw it was changed by somebody else, or by a
     /// change that did not come to its end.
-    fn word_on(&self, at: &Locator, found: &Found<D>, said: &Said) -> Result<Word> {
+    /// Where little was under way it is read at once: a killed process loses no bytes.
+    fn word_on(&self, at: &Locator, found: &Found<D>, said: &mut Said) -> Result<Word> {
         let facts = &found.facts;
         // A marker's inode number is one of the past, maybe another file's by now.
         let Some(file) = &found.file else {
@@ -198,9 +205,9 @@ impl<D: Disk> Inner<D> {
             return Ok(Word::Doubt);
         }
         let record = self.tree.records.load(file, facts)?;
-        if !record.is_some_and(|record| claims_digests(&record, facts)) {
+        let Some(record) = record.filter(|record| claims_digests(record, facts)) else {
             return Ok(Word::None);
-        }
+        };
         let mut seen = *facts;
         if let Some(before_ns) = said.finished.get(&Ours::of(facts)) {
             seen.ctime_ns = *before_ns;
@@ -214,6 +221,7 @@ impl<D: Disk> Inner<D> {
             Durability::Strict => {
                 let row = self.runtime.block_on(self.index.get(&at.bucket, &at.key))?;
                 row.is_some_and(|row| row_has_seen(&row, &seen))
+                    || self.reads_true(at, file, facts, &record, said)
             }
         };
         match is_known {
@@ -221,6 +229,27 @@ impl<D: Disk> Inner<D> {
             false => self.stamps.doubt(facts.ino),
         }
         Ok(if is_known { Word::Said } else { Word::Doubt })
+    }
+
+    /// Whether a file in doubt was read, and has the bytes of its digests.
+    fn reads_true(
+        &self,
+        at: &Locator,
+        file: &D::File,
+        facts: &FileFacts,
+        record: &Record,
+        said: &mut Said,
+    ) -> bool {
+        let read_bytes = said.read_bytes.saturating_add(facts.len_bytes);
+        if read_bytes > MAX_READ_BYTES {
+            return false;
+        }
+        said.read_bytes = read_bytes;
+        let read = self.reads_as(file, facts, record);
+        read.unwrap_or_else(|e| {
+            tracing::warn!(bucket = %at.bucket, key = %at.key, "its tag stays in doubt: {e}");
+            false
+        })
     }
 
     /// In a turn, or when nobody takes one: looks at the keys whose change stopped half-way, and

@@ -479,10 +479,9 @@ impl<D: Disk> Inner<D> {
         match now {
             Some(now) => {
                 turn.changed_file(file);
+                // A crash may leave it so, for the next start to finish.
+                self.say_ours(file);
                 turn.settle()?;
-                // A power cut may leave it so, for the next start to finish.
-                let between = file.facts().map_err(failed("look at an object"))?;
-                self.log.ours(Ours::of(&between));
                 file.set_modified(now.0)
                     .map_err(failed("set a file's time"))
             }

@@ -57,8 +57,7 @@ pub struct Cut {
 pub struct Scene {
     pub abilities: Abilities,
     pub durability: Durability,
-    /// Tags of what was under way, and relaxed ones, are in doubt after an unclean stop: reading
-    /// decides.
+    /// Relaxed tags are in doubt after an unclean stop: reading decides.
     pub hash: HashPolicy,
     pub setup: Vec<Op>,
     pub ops: Vec<Op>,
@@ -259,7 +258,7 @@ impl Prepared {
         let left = disk.world().paths_below(".portico/staging");
         assert!(left.is_empty(), "in staging: {left:?}");
         if self.scene.durability == Durability::Strict {
-            self.check_unread(&brick, acked).await;
+            self.check_unread(&brick).await;
         }
         // Decides the tags in doubt, which a listing does not wait for.
         picture::take(&brick, &self.universe).await;
@@ -279,19 +278,11 @@ impl Prepared {
         picture::check_listings(&brick, &self.universe).await;
     }
 
-    /// What was acknowledged and not under way again has its tag without being read.
-    async fn check_unread(&self, brick: &Brick<CrashDisk>, acked: &Acked) {
-        let under_way = self.scene.ops.get(acked.ops);
-        let under_way = under_way.map(Op::places).unwrap_or_default();
-        // A file above one may be on its way to its shelter or back.
-        let is_under_way = |listed: &str| {
-            let below = format!("{listed}/");
-            let mut places = under_way.iter();
-            places.any(|place| *place == listed || place.starts_with(&below))
-        };
+    /// Everything has its tag before it is asked for, also what was under way.
+    async fn check_unread(&self, brick: &Brick<CrashDisk>) {
         for (place, entry) in picture::listed(brick, &self.universe).await {
             assert!(
-                !entry.etag.is_provisional() || is_under_way(&place),
+                !entry.etag.is_provisional(),
                 "{place} lost its tag: {entry:?}"
             );
         }
