@@ -4,6 +4,7 @@
 //! over one directory tree. This crate knows no protocol: no HTTP, no XML, no FUSE.
 
 pub mod brick;
+pub mod bricks;
 pub mod by_bucket;
 pub mod checksum;
 pub mod clock;

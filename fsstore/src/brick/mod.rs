@@ -410,6 +410,6 @@ impl<D: Disk> Inner<D> {
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod crashdisk;
+pub(crate) mod crashdisk;
 #[cfg(test)]
 mod tests;
