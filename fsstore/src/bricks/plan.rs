@@ -8,7 +8,8 @@ use placement::assignment::Assignment;
 use placement::group::{GroupId, Grouping, MAX_GROUP_BITS};
 use placement::layout::{Brick, BrickId, Domain, Layout, Spread};
 use placement::rebalance::{Progress, progress};
-use placement::replica::{BrickSet, GroupConfig, Life, MAX_COPIES};
+pub use placement::replica::MAX_COPIES;
+use placement::replica::{BrickSet, GroupConfig, Life};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Uuid;

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::Arc;
 
 use placement::keeper::{Ledger, Revision};
@@ -170,6 +171,14 @@ impl<D: Disk> Seat<D> {
             false => file.read_at(0, len).map(Some),
         }
     }
+}
+
+/// Reads a seat that another process may have, changing nothing; none where there is none, or its
+/// files cannot be read.
+pub fn peek(dir: &Path, names: Names) -> Option<(Label, Arc<Ledger<Plan>>)> {
+    let label = Label::parse(&std::fs::read(dir.join(names.label)).ok()?).ok()?;
+    let kept = decode(&std::fs::read(dir.join(names.ledger)).ok()?).ok()?;
+    Some((label, kept.ledger))
 }
 
 #[derive(Serialize, Deserialize)]
