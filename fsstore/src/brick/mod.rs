@@ -7,7 +7,8 @@
 //! - reading: [`look`], [`object`], [`listing`] over the [`index`]
 //! - `owner` and `permit`: to whom files belong, and whom their permissions let in
 //! - as files, for a mount: [`posix`]
-//! - upkeep: [`scan`] (the index against the tree), [`hashing`] (digests not known yet)
+//! - upkeep: [`scan`] (the index against the tree), [`hashing`] (digests not known yet), [`scrub`]
+//!   (bytes against their digests)
 //!
 //! Files with their records are the truth; the index may be deleted at any time.
 
@@ -39,6 +40,7 @@ pub mod records;
 pub mod recovery;
 pub mod removal;
 pub mod scan;
+pub mod scrub;
 pub mod sink;
 pub mod staged;
 pub mod tree;

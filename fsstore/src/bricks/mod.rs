@@ -6,6 +6,7 @@
 //! - [`seats`]: in all of them while the volume is served; [`starting`]: what a start is made from
 //! - [`home`]: a brick's directory; [`making`]: directories become bricks
 //! - [`stepping`]: the way from where names are to where they should be; [`pace`]: how fast
+//! - [`scrubber`]: everything read again, to find rot
 //! - [`status`]: how it is, and events where that changes
 //!
 //! What is decided here and how is `placement::keeper`'s; this is where it is read and written.
@@ -15,6 +16,7 @@ pub mod identity;
 pub mod making;
 pub mod pace;
 pub mod plan;
+pub mod scrubber;
 pub mod seat;
 pub mod seats;
 pub mod starting;
