@@ -17,6 +17,7 @@ pub mod locks;
 pub mod name;
 pub mod object;
 pub mod permission;
+pub mod shared;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod volume;

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod control;
+mod doctor;
 mod index;
 mod layout;
 mod meta;
@@ -43,6 +44,8 @@ Examples:
   portico user add alice --dir ./data           make a user and its first key
   portico key add alice --ttl 1h --dir ./data   make a key that ends in an hour
   portico bucket ls --dir ./data --json         list buckets, for a script
+  portico serve --shared /mnt/tree              one of several gateways on a shared file system
+  portico doctor --shared /mnt/a /mnt/b         whether that file system is fit for it
   portico meta ./data/main/photos/cat.jpg       what portico knows of a file
 
 Every option of `serve` is also a key of the configuration file and a variable PORTICO_…;
@@ -68,6 +71,8 @@ enum Command {
     Index(index::IndexCommand),
     /// Show what portico knows of a file
     Meta(meta::MetaArgs),
+    /// Measure whether several gateways may share a file system
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Which tree a command is about.
@@ -154,6 +159,7 @@ fn run(command: Command) -> Result<(), CommandError> {
         Command::Bucket(command) => bucket::run(command),
         Command::Index(command) => index::run(command),
         Command::Meta(args) => meta::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }
 

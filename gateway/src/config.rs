@@ -33,6 +33,10 @@ const MAX_CONFIG_LEN_BYTES: u64 = 16 << 20;
 pub struct Config {
     /// The directory that holds the volume and portico's own state.
     pub dir: Option<PathBuf>,
+    /// Whether other gateways serve the directory too, on a file system that hosts share.
+    pub shared: bool,
+    /// Whether that is done though `portico doctor` has not passed the file system.
+    pub shared_unproven: bool,
     /// Address and port to listen on.
     pub listen: SocketAddr,
     /// The region of this server, as clients are told it.
@@ -73,6 +77,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             dir: None,
+            shared: false,
+            shared_unproven: false,
             listen: DEFAULT_LISTEN,
             region: "us-east-1".to_owned(),
             domains: Vec::new(),

@@ -57,7 +57,7 @@ pub struct Record {
     /// Where the record is a directory's.
     pub directory: DirectoryFlags,
     /// Fields of a later version, kept as they are: (tag, value), ascending.
-    pub(in crate::brick) unknown: Vec<(u64, Vec<u8>)>,
+    pub(crate) unknown: Vec<(u64, Vec<u8>)>,
 }
 
 /// The state of a file: its digests hold as long as it has all three.

@@ -32,7 +32,7 @@ pub mod names;
 pub mod notices;
 pub mod object;
 pub mod osdisk;
-mod owner;
+pub(crate) mod owner;
 mod permit;
 pub mod posix;
 pub mod publish;
@@ -107,7 +107,7 @@ pub enum HashPolicy {
 
 impl HashPolicy {
     /// Whether the hashing task reads files without being asked.
-    fn is_unasked(self) -> bool {
+    pub(crate) fn is_unasked(self) -> bool {
         match self {
             Self::Background | Self::OnClose => true,
             Self::OnRead | Self::Never => false,

@@ -295,7 +295,7 @@ impl<D: Disk> Tree<D> {
     }
 
     /// Whether a file is at a key's escaped path.
-    pub(super) fn stands_aside(&self, at: &Locator) -> Result<bool> {
+    pub(crate) fn stands_aside(&self, at: &Locator) -> Result<bool> {
         let path = format!("{}/{}", at.bucket, keypath::escaped_path(&at.key));
         let aside = absent_is_none(self.disk.stat(&self.own.keys, &path));
         let aside = aside.map_err(failed("look at an escaped key"))?;

@@ -6,6 +6,8 @@
 //! DIR/.portico/lock            held while a server runs; holds its pid,
 //!                              and `mount` where that server is a mount
 //! DIR/.portico/control.sock    where mounts join who holds the lock (see `control`)
+//! DIR/.portico/shared          there where gateways share the tree (`serve --shared`)
+//! DIR/.portico/doctor.json     what `portico doctor` found of its file system
 //! DIR/.portico/users.toml      users and keys, mode 0600 (see `users`)
 //! ```
 
@@ -25,6 +27,8 @@ const STATE: &str = ".portico";
 
 /// The name of the file that is locked, in that directory.
 const LOCK: &str = "lock";
+/// The file that says that gateways share the tree.
+const SHARED: &str = "shared";
 /// What a mount that serves adds there.
 const MOUNT: &str = "mount";
 
@@ -115,6 +119,32 @@ impl Layout {
         })
     }
 
+    /// Takes the tree for gateways that share it: they keep out who would have it alone.
+    pub(super) fn lock_shared(&self) -> Result<TreeLock, CommandError> {
+        let failed = |error| self.cannot_lock(error);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.state().join(LOCK))
+            .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let shown = self.dir.display();
+                return Err(CommandError::new(format!(
+                    "{shown} is in use by a portico that does not share it"
+                )));
+            }
+            // What keeps a server out that would have the tree alone is the file below.
+            Err(error) => tracing::warn!(%error, "this file system keeps no locks"),
+        }
+        std::fs::write(self.state().join(SHARED), b"").map_err(failed)?;
+        Ok(TreeLock { _file: file })
+    }
+
     /// As [`Layout::lock`], for a mount; none where another process has it.
     pub(super) fn try_lock_for_mount(&self) -> Result<Option<TreeLock>, CommandError> {
         Ok(self.attempt(MOUNT)?.0)
@@ -128,6 +158,14 @@ impl Layout {
     /// The lock, where it is free, and the file that is locked, which says what this process is.
     fn attempt(&self, what: &str) -> Result<(Option<TreeLock>, File), CommandError> {
         let failed = |error| self.cannot_lock(error);
+        if self.state().join(SHARED).exists() {
+            let shown = self.dir.display();
+            return Err(CommandError::new(format!(
+                "{shown} is shared by gateways: serve it with --shared, and use the file system's \
+                 own mounts; to have it for one server again, stop them all and remove {}",
+                self.state().join(SHARED).display()
+            )));
+        }
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -185,6 +223,21 @@ mod tests {
         );
         assert!(refused.contains(&named), "{refused}");
         assert!(layout.try_lock_for_mount().unwrap().is_none());
+    }
+
+    #[test]
+    fn gateways_share_a_tree_and_keep_others_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::create(dir.path()).unwrap();
+        let alone = layout.lock().unwrap();
+        let refused = layout.lock_shared().unwrap_err().text;
+        assert!(refused.contains("does not share"), "{refused}");
+        drop(alone);
+        let first = layout.lock_shared().unwrap();
+        let _second = layout.lock_shared().unwrap();
+        drop(first);
+        let refused = layout.lock().unwrap_err().text;
+        assert!(refused.contains("--shared"), "{refused}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod mounts;
 mod options;
 pub(super) mod progress;
 mod run;
+mod shared;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ use crate::server::Drained;
 
 /// Serves a prepared tree to the end of the server.
 async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
+    if prepared.config.shared {
+        return shared::serve_tree(prepared).await;
+    }
     let listener = prepared.listen().await?;
     let brick = Brick::open(brick_options(&prepared.layout, &prepared.config)).await?;
     let greeting = prepared.greeting(listener.local_addr()?);

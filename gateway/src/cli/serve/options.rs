@@ -22,6 +22,14 @@ pub(crate) struct ServeArgs {
     /// Configuration file; config/portico.toml names every key
     #[arg(long, value_name = "FILE", env = "PORTICO_CONFIG")]
     pub(super) config: Option<PathBuf>,
+    /// Serve DIR beside other gateways, on a file system that hosts share [default: false]
+    #[arg(long, value_name = "BOOL", env = "PORTICO_SHARED", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true")]
+    shared: Option<bool>,
+    /// Do so though `portico doctor` has not passed the file system [default: false]
+    #[arg(long, value_name = "BOOL", env = "PORTICO_SHARED_UNPROVEN", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true")]
+    shared_unproven: Option<bool>,
     /// Address and port to listen on [default: 127.0.0.1:7480]
     #[arg(long, value_name = "ADDR", env = "PORTICO_LISTEN")]
     listen: Option<SocketAddr>,
@@ -200,6 +208,8 @@ impl ServeArgs {
         }
         let Config {
             dir,
+            shared,
+            shared_unproven,
             listen,
             region,
             domains,
@@ -217,6 +227,8 @@ impl ServeArgs {
             bucket: _,
         } = config;
         set_some(dir, self.dir);
+        set(shared, self.shared);
+        set(shared_unproven, self.shared_unproven);
         set(listen, self.listen);
         set(region, self.region);
         set(domains, self.domains);

@@ -112,7 +112,10 @@ impl Prepared {
         })?;
         check_enforced(&config)?;
         let layout = Layout::create(dir)?;
-        let lock = layout.lock()?;
+        let lock = match config.shared {
+            true => layout.lock_shared()?,
+            false => layout.lock()?,
+        };
         let declared = config.user.clone();
         let (users, FirstStart(is_first_start)) =
             UserStore::open(layout.dir(), declared, config.root.keys())?;

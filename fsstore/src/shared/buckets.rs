@@ -1,0 +1,334 @@
+//! Buckets of a shared volume: as a brick's, but changed under the bucket's claim, and never known
+//! without asking the tree.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::claim::Claim;
+use super::disk::{Dir, SharedDisk, is_stale, kind_at};
+use super::{Inner, claim_of_bucket};
+use crate::brick::buckets::{
+    BucketRecord, MAX_RECORD_LEN_BYTES, RECORD_VERSION, holds_anything, read_record, remove_all_in,
+};
+use crate::brick::disk::{Disk, FileFacts, FileKind};
+use crate::brick::sink::off_thread;
+use crate::brick::tree::{Tree, absent_is_none, failed, is_absent};
+use crate::by_bucket::ByBucket;
+use crate::error::{Result, StoreError};
+use crate::name::BucketName;
+use crate::object::Timestamp;
+use crate::volume::{BucketInfo, Durability, NewBucket};
+
+/// Most buckets whose records are kept in memory.
+const MAX_CACHED: usize = 4_096;
+/// Deepest tree of empty directories that a bucket's removal takes along.
+const MAX_EMPTY_DEPTH: usize = 512;
+
+/// A record as it was read, and the state of the file it was read from: every change makes a file
+/// of its own.
+struct Known {
+    file: Option<FileFacts>,
+    info: BucketInfo,
+}
+
+/// The records of buckets, as they were last read.
+pub struct Buckets {
+    durability: ByBucket<Durability>,
+    known: Cache<BucketName, Arc<Known>>,
+}
+
+impl Buckets {
+    /// None read yet.
+    pub fn new(durability: ByBucket<Durability>) -> Self {
+        Self {
+            durability,
+            known: Cache::new(MAX_CACHED),
+        }
+    }
+
+    /// Looks at a bucket. Errors: NoSuchBucket.
+    fn load(&self, tree: &Tree<SharedDisk>, name: &BucketName) -> Result<BucketInfo> {
+        let fail = failed("look at a bucket");
+        let dir = match absent_is_none(tree.disk.stat(&tree.root, name.as_str())).map_err(&fail)? {
+            Some(facts) if facts.kind == FileKind::Dir => facts,
+            _ => {
+                self.known.remove(name);
+                return Err(StoreError::NoSuchBucket);
+            }
+        };
+        let file =
+            absent_is_none(tree.disk.stat(&tree.own.buckets, name.as_str())).map_err(fail)?;
+        if let Some(known) = self.known.get(name)
+            && known.file == file
+            && file.is_some()
+        {
+            return Ok(known.info.clone());
+        }
+        let made = match dir.btime_ns {
+            0 => dir.mtime_ns,
+            born => born,
+        };
+        let record = read_record(tree, name)?.unwrap_or(BucketRecord {
+            version: RECORD_VERSION,
+            created_ns: made,
+            owner: None,
+            settings: BTreeMap::new(),
+        });
+        let info = BucketInfo {
+            name: name.clone(),
+            created: Timestamp(record.created_ns),
+            owner: record.owner,
+            durability: self.durability.of(name),
+            settings: record.settings,
+        };
+        let known = Known {
+            file,
+            info: info.clone(),
+        };
+        self.known.insert(name.clone(), Arc::new(known));
+        Ok(info)
+    }
+}
+
+impl Inner {
+    /// Looks at a bucket. Errors: NoSuchBucket.
+    pub(super) async fn look_bucket(self: &Arc<Self>, name: &BucketName) -> Result<BucketInfo> {
+        let (inner, name) = (Arc::clone(self), name.clone());
+        off_thread(move || inner.buckets.load(&inner.tree, &name)).await
+    }
+
+    /// Does something under a bucket's claim.
+    async fn with_bucket<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &BucketName,
+        act: impl FnOnce(&Self, &BucketName, &Claim) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let claim_name = claim_of_bucket(name);
+        let turn = self.claims.turn(&claim_name).await;
+        let (inner, name) = (Arc::clone(self), name.clone());
+        off_thread(move || {
+            let _turn = turn;
+            let stage = inner.claims.stage()?;
+            stage.hold()?;
+            let claim = inner.claims.acquire(stage, &claim_name)?;
+            act(&inner, &name, &claim)
+        })
+        .await
+    }
+
+    /// Makes a bucket. The record first: a directory without one would be nobody's bucket.
+    pub(super) async fn make_bucket(
+        self: &Arc<Self>,
+        name: &BucketName,
+        new: NewBucket,
+    ) -> Result<BucketInfo> {
+        self.with_bucket(name, move |inner, name, claim| {
+            match inner.buckets.load(&inner.tree, name) {
+                Ok(BucketInfo { owner, .. }) => return Err(StoreError::BucketExists { owner }),
+                Err(StoreError::NoSuchBucket) => {}
+                Err(e) => return Err(e),
+            }
+            inner.clear_leftovers(name)?;
+            let record = BucketRecord {
+                version: RECORD_VERSION,
+                created_ns: inner.now_ns(),
+                owner: new.owner,
+                settings: new.settings,
+            };
+            inner.write_bucket_record(name, claim, &record)?;
+            let tree = &inner.tree;
+            match tree.make_dir_for(&tree.root, name.as_str(), &new.file_owner) {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    return Err(StoreError::BucketExists { owner: None });
+                }
+                Err(e) => return Err(StoreError::from_io("make a bucket", e)),
+            }
+            inner.sync_dir(&tree.root, true)?;
+            inner.buckets.load(tree, name)
+        })
+        .await
+    }
+
+    /// What an earlier bucket of this name left.
+    fn clear_leftovers(&self, name: &BucketName) -> Result<()> {
+        let fail = failed("remove escaped keys");
+        let (disk, keys) = (&self.tree.disk, &self.tree.own.keys);
+        self.remove_uploads_of(name)?;
+        match kind_at(disk, keys, name.as_str()).map_err(&fail)? {
+            None => Ok(()),
+            Some(FileKind::Dir) => {
+                let dir = disk.open_dir(keys, name.as_str()).map_err(&fail)?;
+                remove_all_in(&**disk, &dir)?;
+                disk.remove_dir(keys, name.as_str()).map_err(fail)
+            }
+            Some(_) => disk.unlink(keys, name.as_str()).map_err(fail),
+        }
+    }
+
+    fn write_bucket_record(
+        &self,
+        name: &BucketName,
+        claim: &Claim,
+        record: &BucketRecord,
+    ) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(record)
+            .map_err(|e| StoreError::Corrupt(format!("bucket {name}: {e}")))?;
+        if bytes.len() > MAX_RECORD_LEN_BYTES {
+            return Err(StoreError::MetadataTooLarge {
+                len_bytes: bytes.len(),
+                max_bytes: MAX_RECORD_LEN_BYTES,
+            });
+        }
+        let entry = claim.create_with(&bytes)?;
+        let dir = &self.tree.own.buckets;
+        match claim.place(&entry, dir, name.as_str()) {
+            Err(e) if is_absent(&e) => return Err(StoreError::Conflict),
+            other => other.map_err(failed("write a bucket's record"))?,
+        }
+        self.sync_dir(dir, true)
+    }
+
+    /// Sets or takes away a document.
+    pub(super) async fn set_setting(
+        self: &Arc<Self>,
+        name: &BucketName,
+        setting: String,
+        value: Option<String>,
+    ) -> Result<()> {
+        self.with_bucket(name, move |inner, name, claim| {
+            let info = inner.buckets.load(&inner.tree, name)?;
+            let mut settings = info.settings;
+            match value {
+                Some(value) => settings.insert(setting, value),
+                None => settings.remove(&setting),
+            };
+            let record = BucketRecord {
+                version: RECORD_VERSION,
+                created_ns: info.created.0,
+                owner: info.owner,
+                settings,
+            };
+            inner.write_bucket_record(name, claim, &record)
+        })
+        .await
+    }
+
+    /// Removes a bucket that holds no object. A file in the place of its directory for escaped
+    /// keys keeps those out until the bucket's own directory is gone, which no key outlives:
+    /// rmdir(2) refuses one with anything in it.
+    pub(super) async fn remove_bucket(self: &Arc<Self>, name: &BucketName) -> Result<()> {
+        self.with_bucket(name, |inner, name, claim| {
+            let fail = failed("remove a bucket");
+            let tree = &inner.tree;
+            let (disk, keys) = (&tree.disk, &tree.own.keys);
+            let dir = tree.bucket_dir(name)?;
+            let escaped = match disk.open_dir(keys, name.as_str()) {
+                Ok(escaped) => Some(escaped),
+                Err(e) if is_absent(&e) => None,
+                Err(e) => return Err(fail(e)),
+            };
+            let holds = |dir: &Dir| holds_anything(tree, dir, 0);
+            if holds(&dir)? || escaped.as_ref().map_or(Ok(false), holds)? {
+                return Err(StoreError::BucketNotEmpty);
+            }
+            if let Some(escaped) = escaped {
+                inner.remove_empty(&escaped, 0)?;
+                remove_dir(disk, keys, name.as_str())?;
+            }
+            let guard = claim.create_with(b"")?;
+            match claim.place_new(&guard, keys, name.as_str()) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    // A key came; or the last removal died, and this takes its place.
+                    if kind_at(disk, keys, name.as_str()).map_err(&fail)? != Some(FileKind::File) {
+                        return Err(StoreError::BucketNotEmpty);
+                    }
+                }
+                other => other.map_err(&fail)?,
+            }
+            let removed = inner
+                .remove_empty(&dir, 0)
+                .and_then(|()| remove_dir(disk, &tree.root, name.as_str()));
+            if removed.is_ok() {
+                // The record after the directory, for the same reason as in the making.
+                inner.sync_dir(&tree.root, true)?;
+                absent_is_none(disk.unlink(&tree.own.buckets, name.as_str())).map_err(&fail)?;
+                inner.sync_dir(&tree.own.buckets, true)?;
+                inner.remove_uploads_of(name)?;
+            }
+            absent_is_none(disk.unlink(keys, name.as_str())).map_err(&fail)?;
+            removed
+        })
+        .await
+    }
+
+    /// Removes empty directories below one. Errors: BucketNotEmpty.
+    fn remove_empty(&self, dir: &Dir, depth: usize) -> Result<()> {
+        let disk = &self.tree.disk;
+        let mut names = Vec::new();
+        disk.read_dir(dir, &mut |entry| {
+            names.push(entry.name);
+            true
+        })
+        .map_err(failed("remove an empty directory"))?;
+        for name in names {
+            match disk.open_dir(dir, &name) {
+                Ok(below) if depth < MAX_EMPTY_DEPTH => self.remove_empty(&below, depth + 1)?,
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                _ => return Err(StoreError::BucketNotEmpty),
+            }
+            remove_dir(disk, dir, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Buckets by name after `after`, at most `limit`.
+    pub(super) fn buckets_page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BucketInfo>> {
+        let mut names = std::collections::BTreeSet::new();
+        self.tree
+            .disk
+            .read_dir(&self.tree.root, &mut |entry| {
+                let is_dir = matches!(entry.kind, None | Some(FileKind::Dir));
+                let is_wanted = entry.name.starts_with(prefix)
+                    && after.is_none_or(|after| entry.name.as_str() > after);
+                if is_dir
+                    && is_wanted
+                    && let Ok(name) = BucketName::parse(&entry.name)
+                {
+                    names.insert(name);
+                    if names.len() > limit {
+                        names.pop_last();
+                    }
+                }
+                true
+            })
+            .map_err(failed("list buckets"))?;
+        let mut buckets = Vec::with_capacity(names.len());
+        for name in &names {
+            match self.buckets.load(&self.tree, name) {
+                Ok(info) => buckets.push(info),
+                Err(StoreError::NoSuchBucket) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(buckets)
+    }
+}
+
+/// Removes an empty directory, or one that another removed. Errors: BucketNotEmpty.
+fn remove_dir(disk: &SharedDisk, parent: &Dir, name: &str) -> Result<()> {
+    match disk.remove_dir(parent, name) {
+        Ok(()) => Ok(()),
+        Err(e) if is_absent(&e) || is_stale(&e) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Err(StoreError::BucketNotEmpty),
+        Err(e) => Err(StoreError::from_io("remove a bucket", e)),
+    }
+}

@@ -1,0 +1,418 @@
+//! Claims: who may change a name now, among gateways that share nothing but the file system.
+//!
+//! A claim is a directory, `.portico/claims/<name>`, that is not empty:
+//!
+//! 1. whoever wants it prepares a directory of its own in staging, with the staged file (or an
+//!    empty one) in it, under a name that nobody else ever uses;
+//! 2. it renames that directory to the claim's name. rename(2) refuses a directory that is not
+//!    empty, so one succeeds;
+//! 3. what is published is renamed *out of* the claim's directory, what is removed is renamed
+//!    *into* it, both through the descriptor the holder has of it;
+//! 4. when the directory is empty the claim is over; whoever sees it empty removes it.
+//!
+//! A holder that died is told by this: its claim has had the same names in it for all of
+//! [`PATIENCE`], by the observer's own clock; no clock is compared with another host's. Who
+//! breaks a claim takes away every name in it and then the directory. That fences a holder that
+//! was only asleep: the name it would move out is not there, or the directory it would move into
+//! is gone. Of the holder's rename and the breaker's unlink of the same name the file system lets
+//! one win, and both sides learn which.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use super::disk::{Dir, SharedDisk, is_stale};
+use crate::brick::disk::{Disk, DiskFile};
+use crate::brick::osdisk::OsFile;
+use crate::brick::tree::{failed, is_absent};
+use crate::error::{Result, StoreError};
+
+/// How long a claim must not have moved before it is broken.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request waits for a claim in all.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Pauses between two looks at a claim that another has.
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
+const LAST_PAUSE: Duration = Duration::from_millis(20);
+/// Permissions of what is portico's own.
+const PRIVATE_DIR_MODE: u32 = 0o700;
+
+/// All claims of a tree, as one gateway makes them.
+pub struct Claims {
+    disk: Arc<SharedDisk>,
+    claims: Dir,
+    staging: Dir,
+    /// This gateway's directory in staging.
+    home: String,
+    instance: String,
+    next: AtomicU64,
+    patience: Duration,
+    /// Requests of this process wait for each other here, not by looking at the disk.
+    turns: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
+}
+
+impl Claims {
+    /// Claims in `claims`, prepared in `staging`, by the gateway `instance`.
+    pub fn new(
+        disk: Arc<SharedDisk>,
+        claims: Dir,
+        staging: Dir,
+        instance: &str,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            disk,
+            claims,
+            staging,
+            home: home_of(instance),
+            instance: instance.to_owned(),
+            next: AtomicU64::new(0),
+            patience,
+            turns: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The disk they are on.
+    pub fn disk(&self) -> &Arc<SharedDisk> {
+        &self.disk
+    }
+
+    /// A name that nobody else ever uses.
+    pub fn new_name(&self) -> String {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{n}", self.instance)
+    }
+
+    /// Waits until no other request of this process is about a claim of this name.
+    pub async fn turn(&self, name: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            match turns.get(name).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    turns.retain(|_, turn| turn.strong_count() > 0);
+                    let turn = Arc::new(AsyncMutex::new(()));
+                    turns.insert(name.to_owned(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+
+    /// Makes a directory of our own in staging.
+    pub fn stage(self: &Arc<Self>) -> Result<Stage> {
+        let fail = failed("prepare a staging directory");
+        let name = self.new_name();
+        let path = format!("{}/{name}", self.home);
+        let make = || self.disk.make_dir(&self.staging, &path, PRIVATE_DIR_MODE);
+        match make() {
+            // Our first, or another gateway took us for dead and swept.
+            Err(e) if is_absent(&e) || is_stale(&e) => {
+                match self
+                    .disk
+                    .make_dir(&self.staging, &self.home, PRIVATE_DIR_MODE)
+                {
+                    Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(fail(e)),
+                    _ => make().map_err(&fail)?,
+                }
+            }
+            other => other.map_err(&fail)?,
+        }
+        let dir = self.disk.open_dir(&self.staging, &path).map_err(&fail)?;
+        Ok(Stage {
+            claims: Arc::clone(self),
+            path,
+            dir,
+            is_moved: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes a claim, waiting for those who have it. Blocks. Errors: Busy after a minute.
+    pub fn acquire(self: &Arc<Self>, stage: Stage, name: &str) -> Result<Claim> {
+        let began = Instant::now();
+        let (mut seen, mut pause) = (None, FIRST_PAUSE);
+        loop {
+            if self.try_move(&stage, name)? {
+                stage.is_moved.store(true, Ordering::Release);
+                return Ok(Claim {
+                    claims: Arc::clone(self),
+                    name: name.to_owned(),
+                    dir: Arc::clone(&stage.dir),
+                });
+            }
+            if began.elapsed() > MAX_WAIT.max(self.patience * 3) {
+                return Err(StoreError::Busy("another gateway is changing this name"));
+            }
+            self.look_at_holder(name, &mut seen, self.patience)?;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    fn try_move(&self, stage: &Stage, name: &str) -> Result<bool> {
+        match self
+            .disk
+            .rename(&self.staging, &stage.path, &self.claims, name)
+        {
+            Ok(()) => Ok(true),
+            Err(e) if is_held(&e) => Ok(false),
+            Err(e) => Err(StoreError::from_io("take a claim", e)),
+        }
+    }
+
+    /// Looks at who has a claim, and breaks it where it has not moved for `patience`.
+    fn look_at_holder(
+        &self,
+        name: &str,
+        seen: &mut Option<(BTreeSet<String>, Instant)>,
+        patience: Duration,
+    ) -> Result<()> {
+        let Ok(dir) = self.disk.open_dir(&self.claims, name) else {
+            return Ok(());
+        };
+        let names = self.names_in(&dir)?;
+        if names.is_empty() {
+            let _ = self.disk.remove_dir(&self.claims, name);
+            return Ok(());
+        }
+        match seen {
+            Some((before, since)) if *before == names => {
+                if since.elapsed() >= patience {
+                    tracing::warn!(name, ?names, "a claim that does not move is broken");
+                    self.empty(&dir, name);
+                    *seen = None;
+                }
+            }
+            _ => *seen = Some((names, Instant::now())),
+        }
+        Ok(())
+    }
+
+    fn names_in(&self, dir: &Dir) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        self.disk
+            .read_dir(dir, &mut |entry| {
+                names.insert(entry.name);
+                true
+            })
+            .map_err(failed("look at a claim"))?;
+        Ok(names)
+    }
+
+    /// Takes away what is in a claim's directory, and the directory if it is then the one of
+    /// that name: one that is not empty stays.
+    fn empty(&self, dir: &Dir, name: &str) {
+        if let Ok(names) = self.names_in(dir) {
+            for entry in names {
+                let _ = self.disk.unlink(dir, &entry);
+            }
+        }
+        let _ = self.disk.remove_dir(&self.claims, name);
+    }
+
+    /// Takes a claim if nobody has it, or if it has not moved for `patience` since the first look
+    /// that `seen` remembers. For leases, which are looked at from time to time.
+    pub fn try_acquire_for(
+        self: &Arc<Self>,
+        name: &str,
+        seen: &mut Option<(BTreeSet<String>, Instant)>,
+        patience: Duration,
+    ) -> Result<Option<Claim>> {
+        let stage = self.stage()?;
+        stage.hold()?;
+        if !self.try_move(&stage, name)? {
+            self.look_at_holder(name, seen, patience)?;
+            if !self.try_move(&stage, name)? {
+                return Ok(None);
+            }
+        }
+        stage.is_moved.store(true, Ordering::Release);
+        Ok(Some(Claim {
+            claims: Arc::clone(self),
+            name: name.to_owned(),
+            dir: Arc::clone(&stage.dir),
+        }))
+    }
+}
+
+/// The directory in staging of a gateway.
+pub fn home_of(instance: &str) -> String {
+    format!("g-{instance}")
+}
+
+/// rename(2) of a directory onto one that is not empty.
+fn is_held(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
+    )
+}
+
+/// A directory of our own in staging. Dropping it takes it away with what is in it.
+pub struct Stage {
+    claims: Arc<Claims>,
+    path: String,
+    dir: Dir,
+    is_moved: AtomicBool,
+}
+
+impl Stage {
+    /// Makes a file in it; gives its name.
+    pub fn create(&self) -> Result<(String, OsFile)> {
+        create_in(&self.claims, &self.dir)
+    }
+
+    /// Puts an empty file in it, so that it can be a claim.
+    pub fn hold(&self) -> Result<()> {
+        self.create().map(|_| ())
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Moves the directory to where none is, with all that is in it, as one step.
+    pub fn move_to(self, to: &Dir, name: &str) -> io::Result<()> {
+        let claims = &self.claims;
+        claims
+            .disk
+            .rename(&claims.staging, &self.path, to, name)
+            .inspect(|()| self.is_moved.store(true, Ordering::Release))
+    }
+
+    /// Moves a file of it to a name, replacing what is there.
+    pub fn place(&self, entry: &str, to: &Dir, name: &str) -> io::Result<()> {
+        self.claims.disk.rename(&self.dir, entry, to, name)
+    }
+}
+
+fn create_in(claims: &Claims, dir: &Dir) -> Result<(String, OsFile)> {
+    let name = claims.new_name();
+    let file = claims
+        .disk
+        .open_own(dir, &name, true)
+        .map_err(failed("make a staged file"))?;
+    Ok((name, file))
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.is_moved.load(Ordering::Acquire) {
+            return;
+        }
+        let (claims, dir) = (Arc::clone(&self.claims), Arc::clone(&self.dir));
+        let path = std::mem::take(&mut self.path);
+        off_this_thread(move || {
+            if let Ok(names) = claims.names_in(&dir) {
+                for name in names {
+                    let _ = claims.disk.unlink(&dir, &name);
+                }
+            }
+            let _ = claims.disk.remove_dir(&claims.staging, &path);
+        });
+    }
+}
+
+/// Disk work that nobody waits for: not on a thread of the runtime.
+fn off_this_thread(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}
+
+/// A claim that is ours. Dropping it gives it up.
+pub struct Claim {
+    claims: Arc<Claims>,
+    name: String,
+    dir: Dir,
+}
+
+impl Claim {
+    /// Moves a file out of the claim to a name, replacing the file there. NotFound where the
+    /// claim was broken, or where the directory it goes to is gone: see [`Self::has`].
+    pub fn place(&self, entry: &str, to: &Dir, name: &str) -> io::Result<()> {
+        match self.claims.disk.rename(&self.dir, entry, to, name) {
+            Err(e) if is_stale(&e) => Err(ErrorKind::NotFound.into()),
+            other => other,
+        }
+    }
+
+    /// As [`Self::place`], where nothing is: AlreadyExists otherwise.
+    pub fn place_new(&self, entry: &str, to: &Dir, name: &str) -> io::Result<()> {
+        let disk = &self.claims.disk;
+        match disk.link_name(&self.dir, entry, to, name) {
+            Err(e) if is_stale(&e) => return Err(ErrorKind::NotFound.into()),
+            other => other?,
+        }
+        let _ = disk.unlink(&self.dir, entry);
+        Ok(())
+    }
+
+    /// Takes a name away, as one step: what had it is in the claim's directory afterwards.
+    /// NotFound where nothing has the name, or where the claim was broken.
+    pub fn take(&self, from: &Dir, name: &str) -> io::Result<()> {
+        let entry = self.claims.new_name();
+        match self.claims.disk.rename(from, name, &self.dir, &entry) {
+            Err(e) if is_stale(&e) => Err(ErrorKind::NotFound.into()),
+            other => other,
+        }
+    }
+
+    /// Gives what has a name another one in the claim; gives that name. A directory is refused.
+    pub fn link(&self, from: &Dir, name: &str) -> io::Result<String> {
+        let entry = self.claims.new_name();
+        let disk = &self.claims.disk;
+        disk.link_name(from, name, &self.dir, &entry)
+            .map(|()| entry)
+    }
+
+    /// Makes a file in the claim.
+    pub fn create(&self) -> Result<(String, OsFile)> {
+        create_in(&self.claims, &self.dir)
+    }
+
+    /// Makes a file with these bytes in the claim, durably.
+    pub fn create_with(&self, bytes: &[u8]) -> Result<String> {
+        let fail = failed("write a file of portico's own");
+        let (entry, file) = self.create()?;
+        file.write_at(0, bytes).map_err(&fail)?;
+        file.sync().map_err(&fail)?;
+        Ok(entry)
+    }
+
+    /// Whether a file is still in the claim: else it was broken.
+    pub fn has(&self, entry: &str) -> bool {
+        self.claims.disk.stat(&self.dir, entry).is_ok()
+    }
+
+    /// Shows who watches that the claim is alive. Errors: Conflict where it was broken.
+    pub fn renew(&self) -> Result<()> {
+        let names = self.claims.names_in(&self.dir)?;
+        let Some(name) = names.first() else {
+            return Err(StoreError::Conflict);
+        };
+        let next = self.claims.new_name();
+        match self.claims.disk.rename(&self.dir, name, &self.dir, &next) {
+            Ok(()) => Ok(()),
+            Err(e) if is_absent(&e) || is_stale(&e) => Err(StoreError::Conflict),
+            Err(e) => Err(StoreError::from_io("renew a claim", e)),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Here and now: the next to want it would wait.
+        self.claims.empty(&self.dir, &self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests;

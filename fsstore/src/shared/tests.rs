@@ -1,0 +1,5 @@
+//! A shared volume passes the contract, alone and as three gateways where every call goes to
+//! another one; and what is its own.
+
+mod gateways;
+mod turns;

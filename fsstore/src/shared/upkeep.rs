@@ -1,0 +1,280 @@
+//! What only one gateway may do, under the lease `upkeep`: a claim that is renewed between pieces
+//! of work, and taken over when it has not moved for [`LEASE`].
+//!
+//! - staging of gateways that died goes;
+//! - uploads that were completed or not quite removed go;
+//! - files made behind our back get a digest.
+//!
+//! Whatever two holders at once would do is done twice and harms nothing: the lease saves work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::claim::{Claim, home_of};
+use super::disk::{Dir, SharedDisk};
+use super::presence::{DEAD_AFTER, Seen};
+use super::{Inner, claim_of};
+use crate::brick::HashPolicy;
+use crate::brick::attrs::{DigestState, Record};
+use crate::brick::disk::{Disk, DiskFile};
+use crate::brick::look::Looked;
+use crate::brick::sink::{COPY_STEP_LEN_BYTES, off_thread};
+use crate::brick::tree::{failed, is_absent};
+use crate::digest::Digester;
+use crate::error::{Result, StoreError};
+use crate::name::BucketName;
+use crate::object::{DigestSet, Locator};
+
+/// The lease's name among claims: no key's claim has it.
+const NAME: &str = "upkeep";
+/// A lease that has not moved for so long is taken over.
+const LEASE: Duration = Duration::from_secs(30);
+/// How often it is renewed.
+const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+/// A file must have been left alone for so long before it is read for its digest, in nanoseconds.
+const SETTLED_NS: i64 = 3_000_000_000;
+
+/// What the last rounds saw of other gateways.
+#[derive(Default)]
+struct Watched {
+    lease: Option<(BTreeSet<String>, Instant)>,
+    gateways: BTreeMap<String, (Vec<u8>, Instant)>,
+}
+
+/// A lease, renewed as the work goes on.
+struct Lease {
+    claim: Claim,
+    renewed: Instant,
+}
+
+impl Lease {
+    /// Errors: Conflict where another gateway took it over.
+    fn keep(&mut self) -> Result<()> {
+        if self.renewed.elapsed() < RENEW_INTERVAL {
+            return Ok(());
+        }
+        self.renewed = Instant::now();
+        self.claim.renew()
+    }
+}
+
+/// Does the upkeep for as long as the gateway lives.
+pub(super) fn start(inner: &Arc<Inner>) {
+    let pause = inner.options.upkeep_interval;
+    let inner = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        let mut watched = Watched::default();
+        loop {
+            tokio::time::sleep(pause).await;
+            let Some(live) = inner.upgrade().filter(|inner| !inner.is_stopping()) else {
+                return;
+            };
+            let round = off_thread(move || {
+                let outcome = live.keep_up(&mut watched);
+                Ok((watched, outcome))
+            });
+            let Ok((seen, outcome)) = round.await else {
+                return;
+            };
+            watched = seen;
+            match outcome {
+                Ok(()) | Err(StoreError::Stopping | StoreError::Conflict) => {}
+                Err(e) => tracing::warn!("the upkeep stopped half-way: {e}"),
+            }
+        }
+    });
+}
+
+impl Inner {
+    fn keep_up(&self, watched: &mut Watched) -> Result<()> {
+        note_gateways(&mut watched.gateways, self.presence.look()?);
+        let taken = self
+            .claims
+            .try_acquire_for(NAME, &mut watched.lease, LEASE)?;
+        let Some(claim) = taken else {
+            return Ok(());
+        };
+        let mut lease = Lease {
+            claim,
+            renewed: Instant::now(),
+        };
+        self.sweep_staging(&watched.gateways)?;
+        for info in self.buckets_page("", None, usize::MAX)? {
+            self.sweep_uploads(&info.name, &mut lease)?;
+            if self.options.hash.of(&info.name).is_unasked() {
+                self.hash_bucket(&info.name, &mut lease)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the staging directories of gateways whose files have not changed for long, or
+    /// which have none and did not come back in that time.
+    fn sweep_staging(&self, gateways: &BTreeMap<String, (Vec<u8>, Instant)>) -> Result<()> {
+        for (instance, (_, since)) in gateways {
+            if since.elapsed() < DEAD_AFTER {
+                continue;
+            }
+            tracing::info!(instance, "a gateway that died: what it staged is removed");
+            self.remove_staged_by(instance)?;
+            self.presence.forget(instance);
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_staged_by(&self, instance: &str) -> Result<()> {
+        let (disk, staging) = (&self.tree.disk, &self.tree.own.staging);
+        remove_tree(disk, staging, &home_of(instance))
+    }
+
+    /// Removes what is left of uploads that are over: without their first file, or named by the
+    /// record of the object that they became.
+    fn sweep_uploads(&self, bucket: &BucketName, lease: &mut Lease) -> Result<()> {
+        for id in self.upload_ids(bucket)? {
+            lease.keep()?;
+            let path = format!("{bucket}/{id}");
+            let Ok(dir) = self.tree.disk.open_dir(&self.tree.own.uploads, &path) else {
+                continue;
+            };
+            let info = crate::brick::uploads::load_info(&*self.tree.disk, &dir, id.clone())?;
+            let is_over = match info {
+                None => true,
+                Some(info) => self
+                    .look_blocking(&Locator::new(bucket.clone(), info.key))?
+                    .is_some_and(|looked| looked.record.upload_id.as_ref() == Some(&id)),
+            };
+            if is_over {
+                self.remove_upload(bucket, id.as_str())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hash_bucket(&self, bucket: &BucketName, lease: &mut Lease) -> Result<()> {
+        self.each_key(bucket, |key| {
+            if self.is_stopping() {
+                return Ok(false);
+            }
+            lease.keep()?;
+            let at = Locator::new(bucket.clone(), key);
+            match self.look_blocking(&at) {
+                Ok(Some(looked)) => self.hash_settled(&at, looked, Some(&mut *lease))?,
+                Ok(None) | Err(StoreError::AccessDenied) => {}
+                Err(e) => return Err(e),
+            }
+            Ok(true)
+        })
+    }
+
+    /// Gives a file that has no digest one, where it has been left alone for some time.
+    fn hash_settled(
+        &self,
+        at: &Locator,
+        looked: Looked<SharedDisk>,
+        lease: Option<&mut Lease>,
+    ) -> Result<()> {
+        let age_ns = self.options.clock.now().0 - looked.found.facts.mtime_ns;
+        if !looked.info.etag.is_provisional() || age_ns < SETTLED_NS {
+            return Ok(());
+        }
+        match self.hash(at, &looked, lease) {
+            Ok(()) | Err(StoreError::ChangedWhileRead | StoreError::AccessDenied) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Reads a file for its digests and records them, under the key's claim: in place, because
+    /// the file is another program's.
+    fn hash(
+        &self,
+        at: &Locator,
+        looked: &Looked<SharedDisk>,
+        mut lease: Option<&mut Lease>,
+    ) -> Result<()> {
+        let Some(file) = &looked.found.file else {
+            return Ok(());
+        };
+        let fail = failed("read a file for its digest");
+        let before = looked.found.facts;
+        let mut digester = Digester::new(DigestSet::default());
+        let mut done = 0;
+        while done < before.len_bytes {
+            let bytes = file
+                .read_at(done, COPY_STEP_LEN_BYTES as usize)
+                .map_err(&fail)?;
+            if bytes.is_empty() {
+                return Err(StoreError::ChangedWhileRead);
+            }
+            done += bytes.len() as u64;
+            digester.update(&bytes);
+            if let Some(lease) = &mut lease {
+                lease.keep()?;
+            }
+        }
+        let digests = digester.finish(Default::default());
+        let stage = self.claims.stage()?;
+        stage.hold()?;
+        let _claim = self.claims.acquire(stage, &claim_of(at))?;
+        let now = Self::facts_of(file)?;
+        if (now.len_bytes, now.mtime_ns) != (before.len_bytes, before.mtime_ns) {
+            return Err(StoreError::ChangedWhileRead);
+        }
+        let known = digests.known();
+        let record = Record {
+            state: Some(DigestState {
+                len_bytes: now.len_bytes,
+                mtime_ns: now.mtime_ns,
+                ino: now.ino,
+            }),
+            md5: known.md5,
+            crc64nvme: known.crc64nvme,
+            attrs: looked.record.attrs.clone(),
+            ..Record::default()
+        };
+        self.tree.records.save(file, &now, &record)
+    }
+
+    /// Gives a file its digest before its tag is shown, where the bucket asks for that.
+    pub(super) fn hash_on_read(
+        &self,
+        at: &Locator,
+        looked: Looked<SharedDisk>,
+    ) -> Result<Looked<SharedDisk>> {
+        let asks = self.options.hash.of(&at.bucket) == HashPolicy::OnRead;
+        if !asks || !looked.info.etag.is_provisional() {
+            return Ok(looked);
+        }
+        match self.hash(at, &looked, None) {
+            Ok(()) => Ok(self.look_blocking(at)?.unwrap_or(looked)),
+            Err(StoreError::ChangedWhileRead | StoreError::AccessDenied) => Ok(looked),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Notes since when each gateway's file has been as it is.
+fn note_gateways(known: &mut BTreeMap<String, (Vec<u8>, Instant)>, seen: Seen) {
+    known.retain(|instance, _| seen.contains_key(instance));
+    for (instance, bytes) in seen {
+        match known.get(&instance) {
+            Some((before, _)) if *before == bytes => {}
+            _ => drop(known.insert(instance, (bytes, Instant::now()))),
+        }
+    }
+}
+
+/// Removes a directory with the directories of files in it.
+fn remove_tree(disk: &SharedDisk, parent: &Dir, name: &str) -> Result<()> {
+    let fail = failed("remove what a gateway staged");
+    let dir = match disk.open_dir(parent, name) {
+        Ok(dir) => dir,
+        Err(e) if is_absent(&e) => return Ok(()),
+        Err(e) => return Err(fail(e)),
+    };
+    crate::brick::buckets::remove_all_in(disk, &dir)?;
+    match disk.remove_dir(parent, name) {
+        Err(e) if !is_absent(&e) => Err(fail(e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,418 @@
+//! Walks a bucket's tree in the order of its keys, as far as it is asked, with bounded memory.
+//!
+//! Names of a directory are taken in the order of `name` for files and `name/` for directories:
+//! then a depth-first walk meets keys in byte order. Nothing before the page is walked: in each
+//! directory on the way to where it begins, the names before that are passed over.
+//!
+//! What is met is a candidate: whether an object stands there is looked up afterwards. Where a
+//! directory stands, the object of its name may be in its shelter, so that key is a candidate too:
+//! an object that moves to its shelter during a walk is met in one place or the other.
+//!
+//! Names of a directory are kept in memory where its times tell of every change, and only while
+//! they are older than [`QUIET_NS`]: a directory that changed within that time is read again, for
+//! the next change may be of the same tick, or of a host whose clock is behind.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::disk::{Dir, SharedDisk};
+use crate::brick::disk::{Disk, FileKind};
+use crate::brick::tree::{Tree, is_absent, is_forbidden};
+use crate::clock::Clock;
+use crate::error::{Result, StoreError};
+use crate::keypath;
+use crate::name::{BucketName, ObjectKey};
+
+/// How long nothing must have changed before what was read is kept in memory: longer than times
+/// are coarse (2 s on FAT), and than clocks of hosts may differ (5 s; `portico doctor` measures).
+pub const QUIET_NS: i64 = 10_000_000_000;
+/// Most names of one directory in memory for one walk.
+const CHUNK_NAMES: usize = 1 << 18;
+/// Most bytes of names kept between walks.
+const MAX_KEPT_BYTES: u64 = 64 << 20;
+/// Deepest directory that is walked: a key has no more components.
+const MAX_DEPTH: usize = 513;
+
+/// What stands at a name, as a walk takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// May be an object.
+    File,
+    /// May be an object in its shelter.
+    Shelter,
+    /// A directory; its name ends in a slash.
+    Dir,
+}
+
+/// Names of a directory, in order.
+type List = Arc<[(Box<str>, Kind)]>;
+
+/// A directory, and its times when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct State {
+    ino: u64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<u64, (State, List)> for ByBytes {
+    fn weight(&self, _: &u64, (_, list): &(State, List)) -> u64 {
+        list.iter().map(|(name, _)| name.len() as u64 + 40).sum()
+    }
+}
+
+/// Names of quiet directories.
+pub struct Names {
+    kept: Option<Cache<u64, (State, List), ByBytes>>,
+    clock: Clock,
+}
+
+impl Names {
+    /// None kept yet; none ever where a directory's times cannot be trusted.
+    pub fn new(trusts_dir_times: bool, clock: Clock) -> Self {
+        let kept = trusts_dir_times.then(|| Cache::with_weighter(1_024, MAX_KEPT_BYTES, ByBytes));
+        Self { kept, clock }
+    }
+
+    /// Names of a directory from `from` on; whether those are all there are.
+    fn read(&self, disk: &SharedDisk, dir: &Dir, from: &str) -> Result<(List, bool)> {
+        let Some(kept) = &self.kept else {
+            return read_names(disk, dir, from);
+        };
+        let state_now = || state_of(disk, dir);
+        let before = state_now()?;
+        if let Some((state, list)) = kept.get(&before.ino)
+            && state == before
+        {
+            return Ok((list, true));
+        }
+        if !self.is_quiet(&before) {
+            return read_names(disk, dir, from);
+        }
+        let (list, is_whole) = read_names(disk, dir, "")?;
+        if !is_whole {
+            return read_names(disk, dir, from);
+        }
+        if state_now()? == before {
+            kept.insert(before.ino, (before, List::clone(&list)));
+        }
+        Ok((list, true))
+    }
+
+    /// Whether whatever changes a directory from now on changes its times.
+    fn is_quiet(&self, state: &State) -> bool {
+        let newest = state.mtime_ns.max(state.ctime_ns);
+        self.clock.now().0.saturating_sub(newest) > QUIET_NS
+    }
+}
+
+fn state_of(disk: &SharedDisk, dir: &Dir) -> Result<State> {
+    let facts = disk.stat_dir(dir).map_err(failed)?;
+    Ok(State {
+        ino: facts.ino,
+        mtime_ns: facts.mtime_ns,
+        ctime_ns: facts.ctime_ns,
+    })
+}
+
+fn failed(e: std::io::Error) -> StoreError {
+    StoreError::from_io("walk a bucket", e)
+}
+
+/// The smallest names from `from` on, at most [`CHUNK_NAMES`]; whether those are all.
+fn read_names(disk: &SharedDisk, dir: &Dir, from: &str) -> Result<(List, bool)> {
+    let (mut names, mut is_whole, mut error) = (Vec::new(), true, None);
+    let mut add = |name: String, kind: Kind| {
+        if name.as_str() < from {
+            return;
+        }
+        names.push((name.into_boxed_str(), kind));
+        if names.len() >= 2 * CHUNK_NAMES {
+            names.select_nth_unstable(CHUNK_NAMES);
+            names.truncate(CHUNK_NAMES);
+            is_whole = false;
+        }
+    };
+    disk.read_dir(dir, &mut |entry| {
+        let kind = match entry.kind {
+            Some(kind) => kind,
+            None => match disk.stat(dir, &entry.name) {
+                Ok(facts) => facts.kind,
+                Err(e) if is_absent(&e) || is_forbidden(&e) => return true,
+                Err(e) => {
+                    error = Some(e);
+                    return false;
+                }
+            },
+        };
+        match kind {
+            FileKind::Dir => {
+                add(format!("{}/", entry.name), Kind::Dir);
+                add(entry.name, Kind::Shelter);
+            }
+            FileKind::File | FileKind::Symlink => add(entry.name, Kind::File),
+            FileKind::Other => {}
+        }
+        true
+    })
+    .map_err(failed)?;
+    if let Some(e) = error {
+        return Err(failed(e));
+    }
+    names.sort_unstable();
+    if names.len() > CHUNK_NAMES {
+        names.truncate(CHUNK_NAMES);
+        is_whole = false;
+    }
+    Ok((names.into(), is_whole))
+}
+
+/// A directory being walked.
+struct Level {
+    dir: Dir,
+    prefix: String,
+    names: List,
+    at: usize,
+    is_whole: bool,
+}
+
+/// A walk under way.
+pub struct Walk<'a> {
+    tree: &'a Tree<SharedDisk>,
+    names: &'a Names,
+    bucket: &'a BucketName,
+    levels: Vec<Level>,
+    /// Keys before this are passed over.
+    from: String,
+    /// Escaped keys from there on; those met may come again.
+    escaped: BTreeSet<String>,
+    /// What their directory was when they were read, where its times tell of more.
+    escaped_read: Option<State>,
+    /// The next plain candidate, where an escaped one goes first.
+    waiting: Option<String>,
+    last: Option<String>,
+}
+
+impl<'a> Walk<'a> {
+    /// Begins at the first key that is not before `from`. Errors: NoSuchBucket.
+    pub fn new(
+        tree: &'a Tree<SharedDisk>,
+        names: &'a Names,
+        bucket: &'a BucketName,
+        from: &str,
+    ) -> Result<Self> {
+        let root = tree.bucket_dir(bucket)?;
+        let mut walk = Self {
+            tree,
+            names,
+            bucket,
+            levels: Vec::new(),
+            from: from.to_owned(),
+            escaped: BTreeSet::new(),
+            escaped_read: None,
+            waiting: None,
+            last: None,
+        };
+        walk.enter(root, String::new())?;
+        Ok(walk)
+    }
+
+    /// Passes over everything that begins with `prefix`.
+    pub fn pass(&mut self, prefix: &str) {
+        // No key has a byte of 0xff: what follows the prefix is smaller than this.
+        let Some(after) = successor(prefix) else {
+            self.levels.clear();
+            self.escaped.clear();
+            self.waiting = None;
+            return;
+        };
+        self.escaped = self.escaped.split_off(&after);
+        self.waiting = self.waiting.take().filter(|key| *key >= after);
+        self.from = after;
+        while self
+            .levels
+            .last()
+            .is_some_and(|level| level.prefix.starts_with(prefix))
+        {
+            self.levels.pop();
+        }
+        if let Some(level) = self.levels.last_mut()
+            && let Some(rest) = self.from.strip_prefix(&level.prefix)
+        {
+            let begins = rest.split('/').next().unwrap_or_default();
+            let at = level.names.partition_point(|(name, _)| **name < *begins);
+            level.at = level.at.max(at);
+        }
+    }
+
+    fn enter(&mut self, dir: Dir, prefix: String) -> Result<()> {
+        if self.levels.len() >= MAX_DEPTH {
+            return Ok(());
+        }
+        let begins = match self.from.strip_prefix(&prefix) {
+            Some(rest) => rest.split('/').next().unwrap_or_default().to_owned(),
+            None => String::new(),
+        };
+        let (names, is_whole) = match self.names.read(&self.tree.disk, &dir, &begins) {
+            Err(e) if is_refusal(&e) && !prefix.is_empty() => {
+                tracing::warn!(prefix, "a directory cannot be listed: {e}");
+                return Ok(());
+            }
+            other => other?,
+        };
+        self.read_escaped()?;
+        let at = names.partition_point(|(name, _)| **name < *begins);
+        self.levels.push(Level {
+            dir,
+            prefix,
+            names,
+            at,
+            is_whole,
+        });
+        Ok(())
+    }
+
+    /// The next key at which an object may stand, in order.
+    pub fn next(&mut self) -> Result<Option<ObjectKey>> {
+        loop {
+            if self.waiting.is_none() {
+                self.waiting = self.next_plain()?;
+            }
+            let escaped = self.escaped.first();
+            let key = match (&self.waiting, escaped) {
+                (None, None) => return Ok(None),
+                (Some(plain), Some(escaped)) if escaped < plain => self.escaped.pop_first(),
+                (None, Some(_)) => self.escaped.pop_first(),
+                (Some(_), _) => self.waiting.take(),
+            };
+            let Some(key) = key else { return Ok(None) };
+            if key < self.from || self.last.as_ref().is_some_and(|last| key <= *last) {
+                continue;
+            }
+            self.last = Some(key.clone());
+            if let Ok(key) = ObjectKey::parse(&key) {
+                return Ok(Some(key));
+            }
+        }
+    }
+
+    fn next_plain(&mut self) -> Result<Option<String>> {
+        while let Some(level) = self.levels.last_mut() {
+            let Some((name, kind)) = level.names.get(level.at) else {
+                let last = level.names.last().map(|(name, _)| name.clone());
+                match last {
+                    Some(last) if !level.is_whole => {
+                        // Just after the last that was read.
+                        let begins = format!("{last}\0");
+                        let (names, is_whole) = read_names(&self.tree.disk, &level.dir, &begins)?;
+                        (level.names, level.at, level.is_whole) = (names, 0, is_whole);
+                        self.read_escaped()?;
+                    }
+                    _ => drop(self.levels.pop()),
+                }
+                continue;
+            };
+            level.at += 1;
+            let path = format!("{}{name}", level.prefix);
+            if *kind != Kind::Dir {
+                if path >= self.from && keypath::key_of_plain(path.as_bytes()).is_some() {
+                    return Ok(Some(path));
+                }
+                continue;
+            }
+            let is_before = path < self.from && !self.from.starts_with(&path);
+            if is_before {
+                continue;
+            }
+            let name = name.trim_end_matches('/').to_owned();
+            let dir = Dir::clone(&level.dir);
+            match self.open_below(&dir, &name)? {
+                Some(below) => self.enter(below, path.clone())?,
+                None => continue,
+            }
+            if path >= self.from {
+                // Its marker.
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the escaped keys from `from` on: after the names of each directory, for an object
+    /// that had left its path when those were read was in its shelter by then.
+    fn read_escaped(&mut self) -> Result<()> {
+        let disk = &self.tree.disk;
+        let root = match disk.open_dir(&self.tree.own.keys, self.bucket.as_str()) {
+            Ok(root) => root,
+            Err(e) if is_absent(&e) => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        };
+        let state = state_of(disk, &root)?;
+        if self.escaped_read == Some(state) {
+            return Ok(());
+        }
+        let mut is_flat = true;
+        let mut pending = vec![(String::new(), root)];
+        while let Some((prefix, dir)) = pending.pop() {
+            let mut below = Vec::new();
+            disk.read_dir(&dir, &mut |entry| {
+                match keypath::decode_escaped(&format!("{prefix}{}", entry.name)) {
+                    Some(key) if key.as_str() >= self.from.as_str() => {
+                        self.escaped.insert(key.as_str().to_owned());
+                    }
+                    Some(_) => {}
+                    None if entry.name.ends_with('~') => below.push(entry.name),
+                    None => {}
+                }
+                true
+            })
+            .map_err(failed)?;
+            for name in below {
+                is_flat = false;
+                match disk.open_dir(&dir, &name) {
+                    Ok(opened) => pending.push((format!("{prefix}{name}/"), opened)),
+                    Err(e) if is_absent(&e) => {}
+                    Err(e) => return Err(failed(e)),
+                }
+            }
+        }
+        let tells = is_flat && self.names.kept.is_some() && self.names.is_quiet(&state);
+        self.escaped_read = tells.then_some(state);
+        Ok(())
+    }
+
+    fn open_below(&self, dir: &Dir, name: &str) -> Result<Option<Dir>> {
+        match self.tree.disk.open_dir(dir, name) {
+            Ok(below) => Ok(Some(below)),
+            Err(e) if is_absent(&e) || is_forbidden(&e) => Ok(None),
+            Err(e) => Err(failed(e)),
+        }
+    }
+}
+
+/// A directory that may not be read never breaks a listing.
+fn is_refusal(e: &StoreError) -> bool {
+    matches!(e, StoreError::AccessDenied)
+}
+
+/// The smallest string that is greater than all that begin with `prefix`.
+fn successor(prefix: &str) -> Option<String> {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        let next = match last {
+            '\u{d7ff}' => Some('\u{e000}'),
+            last => char::from_u32(last as u32 + 1),
+        };
+        if let Some(next) = next {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
+}
