@@ -7,6 +7,7 @@
 mod answers;
 mod calls;
 mod convert;
+mod eager;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +18,7 @@ use std::thread::JoinHandle;
 use fsstore::files::{Files, FilesWatcher};
 use fuser::{BackingId, Config, INodeNo, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 
+use self::eager::Eagerness;
 use super::fs::FileSystem;
 use super::mounting;
 use super::sessions::{Company, Terms};
@@ -80,6 +82,7 @@ struct KernelFacts {
     passing: Passing,
     minor_version: OnceLock<u32>,
     notifier: OnceLock<Notifier>,
+    eagerness: OnceLock<Eagerness>,
 }
 
 impl KernelFacts {
@@ -115,6 +118,13 @@ impl KernelFacts {
         let _ = config.set_max_write(MAX_WRITE_LEN_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = self.minor_version.set(config.kernel_abi().1);
+    }
+
+    /// A thread of the session has one.
+    fn note_request(&self) {
+        if let Some(eagerness) = self.eagerness.get() {
+            eagerness.note();
+        }
     }
 
     fn has_epoch(&self) -> bool {
@@ -154,6 +164,7 @@ pub fn start<V: Files>(
         passing: Passing(AtomicU8::new(MAY_PASS)),
         minor_version: OnceLock::new(),
         notifier: OnceLock::new(),
+        eagerness: OnceLock::new(),
     });
     let adapter = Adapter {
         fs: Arc::clone(&fs),
@@ -164,7 +175,8 @@ pub fn start<V: Files>(
     config.n_threads = Some(threads);
     // A descriptor for each thread, where the device may be opened: fusermount3 may, we perhaps
     // not.
-    config.clone_fd = mounting::can_open_device();
+    let has_own = mounting::can_open_device();
+    config.clone_fd = has_own;
     // Who may come in is the kernel's to decide, by `allow_other`.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
     if facts.passing.is_on() {
@@ -188,6 +200,9 @@ pub fn start<V: Files>(
         facts: Arc::clone(&facts),
     };
     let _ = facts.notifier.set(session.notifier());
+    if has_own && let Some(eagerness) = Eagerness::of(session.as_fd().try_clone_to_owned()?)? {
+        let _ = facts.eagerness.set(eagerness);
+    }
     let guard = std::thread::Builder::new()
         .name("mount".to_owned())
         .spawn(move || session.run())?;

@@ -46,6 +46,7 @@ thread_local! {
 impl<V: Files> Adapter<V> {
     /// Runs a call; a panic in it is EIO. Once the volume is closed there are no calls.
     fn guarded<T>(&self, call: &'static str, act: impl FnOnce() -> FileResult<T>) -> FileResult<T> {
+        self.facts.note_request();
         if self.company.is_closed() {
             return Err(Errno::NOTCONN);
         }
