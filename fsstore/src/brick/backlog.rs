@@ -2,15 +2,12 @@
 //! further behind meanwhile, and for a bounded time, since what the index lacks is in memory and in
 //! the intent log.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Inner;
-use super::commit::{Terms, Turn};
 use super::disk::Disk;
-use super::index::{Change, Room};
-use crate::error::Result;
+use super::index::{Applied, Change, Room};
 use crate::name::{BucketName, ObjectKey};
 
 /// Longest time that one change waits.
@@ -18,21 +15,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nobody waits after the index could not be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// See the module: when the index could not be written.
 #[derive(Debug, Default)]
-pub struct Backlog {
-    is_full: AtomicBool,
-    /// When the index could not be written.
-    failed: Mutex<Option<Instant>>,
-}
+pub struct Backlog(Mutex<Option<Instant>>);
 
 impl Backlog {
+    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_failure(&self) {
+        *self.failed() = Some(Instant::now());
+    }
+
     fn is_worth_waiting(&self) -> bool {
-        if !self.is_full.load(Ordering::Acquire) {
-            return false;
-        }
-        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.is_none_or(|at| at.elapsed() >= RETRY_INTERVAL)
+        self.failed()
+            .is_none_or(|at| at.elapsed() >= RETRY_INTERVAL)
     }
 }
 
@@ -42,53 +40,25 @@ impl<D: Disk> Inner<D> {
         &self,
         changes: impl IntoIterator<Item = (BucketName, ObjectKey, Change)>,
     ) {
-        let is_full = self.index.apply(changes).room == Room::Full;
-        self.backlog.is_full.store(is_full, Ordering::Release);
-        // In the turn: else those who move directories without a pause leave the index behind,
-        // and listings, which wait for their rows, with it.
-        self.wait_for_index_blocking();
+        self.keep_up(self.index.apply(changes));
     }
 
-    /// Waits for a while where the index is far behind.
-    pub(super) async fn wait_for_index(&self) {
-        if !self.backlog.is_worth_waiting() {
+    /// Waits for a while, in the turn, where the index is far behind after a change: else those who
+    /// change names without a pause leave it behind, and listings, which wait for rows of
+    /// directories that move, with it.
+    pub(super) fn keep_up(&self, applied: Applied) {
+        if applied.room == Room::Free || !self.backlog.is_worth_waiting() {
             return;
         }
-        match self.index.wait_for_room_within(PATIENCE).await {
-            Some(Ok(())) => self.backlog.is_full.store(false, Ordering::Release),
+        let waited = self.index.wait_for_room_within(PATIENCE);
+        match self.runtime.block_on(waited) {
+            Some(Ok(())) => {}
             Some(Err(e)) => {
                 // Nothing is lost: the changes stay in memory and their keys in the intent log.
                 tracing::error!("the index is behind and cannot be written: {e}");
-                let failed = self.backlog.failed.lock();
-                *failed.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                self.backlog.note_failure();
             }
             None => tracing::warn!("the index is behind"),
-        }
-    }
-
-    /// As [`Self::wait_for_index`], on a thread that may block.
-    pub(super) fn wait_for_index_blocking(&self) {
-        if self.backlog.is_worth_waiting() {
-            self.runtime.block_on(self.wait_for_index());
-        }
-    }
-
-    /// As [`super::commit::Committer::submit`], for changes that the index is told of.
-    pub(super) fn submit<T, F>(
-        self: &Arc<Self>,
-        terms: Terms<D>,
-        act: F,
-    ) -> impl Future<Output = Result<T>> + Send + use<T, F, D>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut Turn<'_, D>) -> Result<T> + Send + 'static,
-    {
-        let done = self.committer.submit(terms, act);
-        let inner = Arc::clone(self);
-        async move {
-            let done = done.await;
-            inner.wait_for_index().await;
-            done
         }
     }
 }

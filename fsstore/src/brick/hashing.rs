@@ -191,10 +191,11 @@ impl<D: Disk> Inner<D> {
             removes: false,
         };
         let inner = Arc::clone(self);
-        self.submit(terms, move |turn| {
-            inner.record_digests(turn, &at, &facts, &digests)
-        })
-        .await
+        self.committer
+            .submit(terms, move |turn| {
+                inner.record_digests(turn, &at, &facts, &digests)
+            })
+            .await
     }
 
     /// What is to be read for a digest; none where it is known, or while it is being written.

@@ -21,6 +21,7 @@ mod moves;
 mod overlay;
 mod range;
 mod row;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -65,7 +66,7 @@ pub enum Change {
 pub enum Room {
     /// Go on.
     Free,
-    /// More than [`MAX_OVERLAY_ROWS`] changes are in memory: call
+    /// More than [`MAX_OVERLAY_ROWS`] changes are in memory, or many moves of directories: call
     /// [`Index::wait_for_room_within`] before the next change.
     Full,
 }
@@ -261,9 +262,7 @@ impl Index {
             from.0 != to.0 || !(from.1.starts_with(to.1) || to.1.starts_with(from.1)),
             "no directory is moved into itself"
         );
-        let applied = self.shared.overlay().move_prefix(from, to);
-        self.shared.wake(FLUSH_ROWS);
-        applied
+        self.move_rows(|overlay| overlay.move_prefix(from, to))
     }
 
     /// As [`Index::move_prefix`], for two that change places.
@@ -272,8 +271,15 @@ impl Index {
             one.1.ends_with('/') && other.1.ends_with('/'),
             "directories end in a slash"
         );
-        let applied = self.shared.overlay().swap_prefixes(one, other);
-        self.shared.wake(FLUSH_ROWS);
+        self.move_rows(|overlay| overlay.swap_prefixes(one, other))
+    }
+
+    fn move_rows(&self, change: impl FnOnce(&mut Overlay) -> Applied) -> Applied {
+        let (applied, row_count) = {
+            let mut overlay = self.shared.overlay();
+            (change(&mut overlay), overlay.row_count())
+        };
+        self.shared.wake(row_count);
         applied
     }
 
@@ -448,7 +454,7 @@ impl Shared {
     }
 
     async fn make_room(&self) -> Result<()> {
-        while self.overlay().row_count() > MAX_OVERLAY_ROWS / 2 {
+        while !self.overlay().has_room() {
             self.flush().await?;
         }
         Ok(())

@@ -191,44 +191,45 @@ impl<D: Disk> Inner<D> {
             removes: false,
         };
         let (inner, place, id) = (Arc::clone(self), at.clone(), id.clone());
-        self.submit(terms, move |turn| {
-            // Whether the caller still waits or not, the upload ends or goes on here.
-            let mut reopening = reopening;
-            if upload.has_ended() {
-                return Err(StoreError::NoSuchUpload);
-            }
-            inner.check_write(&place, &options.precondition)?;
-            let (uploads, tree) = (&inner.uploads, &inner.tree);
-            let (mut unsettled, published) = (None, Arc::clone(&whole.file));
-            let info = inner.publish(turn, &place, whole, &options.precondition, |turn| {
-                reopening.0 = None;
-                upload.end_for_good();
-                // A crash may leave it so, or bring back the name that it is about to lose.
-                inner.say_ours(&published);
-                // The object first, durably: else a crash could leave neither.
-                unsettled = turn.settle().err();
-                // Before anyone learns of the object: `data` must have no name but its key.
-                let leave = || {
-                    uploads.leave(&id);
-                    // The next start sweeps it, which moves the object's ctime.
-                    inner.log.keep(&place.bucket, &place.key);
-                };
-                if unsettled.is_some() {
-                    return leave();
+        self.committer
+            .submit(terms, move |turn| {
+                // Whether the caller still waits or not, the upload ends or goes on here.
+                let mut reopening = reopening;
+                if upload.has_ended() {
+                    return Err(StoreError::NoSuchUpload);
                 }
-                // That `data` loses its other name moves its ctime, and is not synced.
-                inner.log.bind();
-                if let Err(e) = uploads.remove(tree, &place.bucket, &id) {
-                    leave();
-                    tracing::warn!(%id, "a completed upload's files stay until restart: {e}");
+                inner.check_write(&place, &options.precondition)?;
+                let (uploads, tree) = (&inner.uploads, &inner.tree);
+                let (mut unsettled, published) = (None, Arc::clone(&whole.file));
+                let info = inner.publish(turn, &place, whole, &options.precondition, |turn| {
+                    reopening.0 = None;
+                    upload.end_for_good();
+                    // A crash may leave it so, or bring back the name that it is about to lose.
+                    inner.say_ours(&published);
+                    // The object first, durably: else a crash could leave neither.
+                    unsettled = turn.settle().err();
+                    // Before anyone learns of the object: `data` must have no name but its key.
+                    let leave = || {
+                        uploads.leave(&id);
+                        // The next start sweeps it, which moves the object's ctime.
+                        inner.log.keep(&place.bucket, &place.key);
+                    };
+                    if unsettled.is_some() {
+                        return leave();
+                    }
+                    // That `data` loses its other name moves its ctime, and is not synced.
+                    inner.log.bind();
+                    if let Err(e) = uploads.remove(tree, &place.bucket, &id) {
+                        leave();
+                        tracing::warn!(%id, "a completed upload's files stay until restart: {e}");
+                    }
+                });
+                match unsettled {
+                    Some(e) => Err(e),
+                    None => info,
                 }
-            });
-            match unsettled {
-                Some(e) => Err(e),
-                None => info,
-            }
-        })
-        .await
+            })
+            .await
     }
 
     /// Completing again: the same answer as long as the object stands.

@@ -84,10 +84,7 @@ impl<D: Disk> Inner<D> {
                 acted
             });
             match acted {
-                Ok(Some(result)) => {
-                    self.wait_for_index_blocking();
-                    return result;
-                }
+                Ok(Some(result)) => return result,
                 Ok(None) => {}
                 Err(e) => return Err(e.errno()),
             }
@@ -146,12 +143,14 @@ impl<D: Disk> Inner<D> {
     ) -> FileResult<T> {
         self.rows_may_move(from)?;
         self.rows_may_move(to)?;
-        let _moving = self.index.moving(from, to);
+        let moving = self.index.moving(from, to);
         let renamed = rename()?;
         match (from_marker, to_marker) {
             (Some(old), Some(new)) => {
-                self.index
-                    .move_prefix((from, old.as_str()), (to, new.as_str()));
+                let (old, new) = ((from, old.as_str()), (to, new.as_str()));
+                let applied = self.index.move_prefix(old, new);
+                drop(moving);
+                self.keep_up(applied);
             }
             // What came has no rows yet.
             (None, Some(_)) => self.forget_rows_are_whole(to),

@@ -142,7 +142,6 @@ impl<D: Disk> Inner<D> {
         }
         for (bucket, key) in &std::mem::take(&mut said.keys) {
             self.recover_key(bucket, key, said, fresh)?;
-            self.wait_for_index_blocking();
         }
         for (bucket, key) in said.edits.values().flatten() {
             self.recover_edit(bucket, key)?;
@@ -336,7 +335,6 @@ impl<D: Disk> Inner<D> {
         match ObjectKey::parse(key) {
             Ok(key) => {
                 self.reconcile(&Locator::new(bucket.clone(), key))?;
-                self.wait_for_index_blocking();
                 Ok(())
             }
             // A path that is too long for a key.

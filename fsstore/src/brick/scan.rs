@@ -89,7 +89,7 @@ impl<D: Disk> Inner<D> {
         keys: Vec<Locator>,
     ) -> impl Future<Output = Result<()>> + use<D> {
         let inner = Arc::clone(self);
-        self.submit(Terms::to_look(), move |_| {
+        self.committer.submit(Terms::to_look(), move |_| {
             for at in &keys {
                 if let Err(e) = inner.reconcile(at) {
                     tracing::warn!(bucket = %at.bucket, key = %at.key, "cannot be indexed: {e}");

@@ -165,11 +165,12 @@ impl<D: Disk> Inner<D> {
             removes: false,
         };
         let inner = Arc::clone(self);
-        self.submit(terms, move |turn| {
-            inner.check_write(&at, &precondition)?;
-            inner.publish(turn, &at, whole, &precondition, |_| {})
-        })
-        .await
+        self.committer
+            .submit(terms, move |turn| {
+                inner.check_write(&at, &precondition)?;
+                inner.publish(turn, &at, whole, &precondition, |_| {})
+            })
+            .await
     }
 
     /// Refuses what is locked, where the bucket respects locks. In the turn. Errors: Locked.
@@ -256,8 +257,8 @@ impl<D: Disk> Inner<D> {
             .to_object_info(at.key.clone(), &super::look::state_of(&facts));
         let escaped = moved.escaped;
         let row = row_of(&info, &facts, escaped, self.options.hash.of(&at.bucket));
-        self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
         self.ours(&facts);
+        self.change_index([(at.bucket.clone(), at.key.clone(), Change::Put(row))]);
         self.reconcile_moved(&at.bucket, &moved)?;
         // It has its name, whatever failed afterwards.
         published.map(|()| info)
@@ -308,26 +309,27 @@ impl<D: Disk> Inner<D> {
             removes: true,
         };
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
-        self.submit(terms, move |turn| {
-            inner.tree.bucket_dir(&at.bucket)?;
-            inner.check_write(&at, &precondition)?;
-            let mut moved = Moved::default();
-            let removed = inner.tree.remove(turn, &at, &mut moved);
-            inner.keep_outlived(&at, &moved);
-            if let Err(e) = removed {
-                // It may have failed on the way.
+        self.committer
+            .submit(terms, move |turn| {
+                inner.tree.bucket_dir(&at.bucket)?;
+                inner.check_write(&at, &precondition)?;
+                let mut moved = Moved::default();
+                let removed = inner.tree.remove(turn, &at, &mut moved);
+                inner.keep_outlived(&at, &moved);
+                if let Err(e) = removed {
+                    // It may have failed on the way.
+                    inner.reconcile_moved(&at.bucket, &moved)?;
+                    inner.reconcile(&at)?;
+                    return Err(e);
+                }
+                let (bucket, key) = (at.bucket.clone(), at.key.clone());
+                inner.change_index([(bucket, key, Change::Remove)]);
                 inner.reconcile_moved(&at.bucket, &moved)?;
-                inner.reconcile(&at)?;
-                return Err(e);
-            }
-            let (bucket, key) = (at.bucket.clone(), at.key.clone());
-            inner.change_index([(bucket, key, Change::Remove)]);
-            inner.reconcile_moved(&at.bucket, &moved)?;
-            Ok(Removed {
-                existed: moved.existed,
+                Ok(Removed {
+                    existed: moved.existed,
+                })
             })
-        })
-        .await
+            .await
     }
 
     /// Changes attributes of an object whose bytes stay.
@@ -347,18 +349,19 @@ impl<D: Disk> Inner<D> {
             removes: false,
         };
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
-        self.submit(terms, move |turn| {
-            let Some(looked) = inner.look_blocking(&at)? else {
-                return Err(StoreError::NoSuchKey);
-            };
-            precondition.check_write(Some(&looked.info))?;
-            if patch.touch {
-                // It stands for new bytes; tags and access lists do not.
-                inner.refuse_locked(&at)?;
-            }
-            inner.patch_looked(turn, &at, looked, patch)
-        })
-        .await
+        self.committer
+            .submit(terms, move |turn| {
+                let Some(looked) = inner.look_blocking(&at)? else {
+                    return Err(StoreError::NoSuchKey);
+                };
+                precondition.check_write(Some(&looked.info))?;
+                if patch.touch {
+                    // It stands for new bytes; tags and access lists do not.
+                    inner.refuse_locked(&at)?;
+                }
+                inner.patch_looked(turn, &at, looked, patch)
+            })
+            .await
     }
 
     fn patch_looked(

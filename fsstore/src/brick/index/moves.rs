@@ -3,23 +3,23 @@
 //! 1. [`super::Index::moving`] holds back whoever lists the buckets, so that nobody lists
 //!    between the disk's step and ours;
 //! 2. [`super::Index::move_prefix`] gives what is pending below the one its place below the
-//!    other, and notes the move in the generation: in its transaction one statement moves the
-//!    rows of the database, before the generation's own rows are written;
+//!    other, and adds the move to the generation's [rules](super::rules): in its transaction one
+//!    statement moves the rows of the database, before the generation's own rows are written;
 //! 3. whoever lists a bucket waits for its moves to be in the database. [`super::Index::get`]
 //!    does not wait: it looks where the row may be before the move as well.
 //!
 //! Escaped keys do not stand in the directory and stay.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::database::Database;
-use super::overlay::{BucketId, Generation, Key, Overlay, Pending};
-use super::range::{KeyRange, end_of_prefix};
+use super::overlay::{BucketId, Generation, Overlay, Pending};
 use super::row::Row;
+use super::rules::{Prefix, Trace};
 use super::{Applied, Shared};
 use crate::error::Result;
-use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
+use crate::name::{BucketName, ObjectKey};
 
 /// What is on its way when a listing comes is in the database after one; a second takes what
 /// came meanwhile.
@@ -28,141 +28,6 @@ const FLUSHES_TO_STAND_STILL: usize = 2;
 /// Where rows are while two directories change places: no key begins with it, since no UTF-8
 /// does, and none gets longer by it.
 const ASIDE: &[u8] = b"\xff/";
-
-/// Rows below `from` are below `to`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Move {
-    pub from: Prefix,
-    pub to: Prefix,
-    /// Keys below either that changed before the move and after what the database has: their
-    /// rows there are to be taken away before it.
-    pub outdated: BTreeMap<BucketId, BTreeSet<Key>>,
-}
-
-/// All keys of a bucket that begin with some bytes, which end in a slash.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Prefix {
-    pub bucket: BucketId,
-    pub bytes: Vec<u8>,
-}
-
-impl Prefix {
-    fn new(bucket: BucketId, text: &str) -> Self {
-        Self {
-            bucket,
-            bytes: text.as_bytes().to_vec(),
-        }
-    }
-
-    /// First bytes beyond all of its keys.
-    pub fn end(&self) -> Vec<u8> {
-        end_of_prefix(&self.bytes).expect("a slash has a successor")
-    }
-
-    fn rest_of<'k>(&self, bucket: BucketId, key: &'k [u8]) -> Option<&'k [u8]> {
-        let rest = key.strip_prefix(&self.bytes[..])?;
-        (bucket == self.bucket).then_some(rest)
-    }
-
-    fn with(&self, rest: &[u8]) -> Vec<u8> {
-        [&self.bytes[..], rest].concat()
-    }
-
-    fn range(&self) -> KeyRange {
-        KeyRange {
-            from: self.bytes.clone(),
-            to: Some(self.end()),
-        }
-    }
-}
-
-impl Move {
-    /// Longest key below `from` that is one below `to`, in bytes.
-    pub fn max_key_len_bytes(&self) -> usize {
-        (MAX_KEY_LEN_BYTES + self.from.bytes.len()).saturating_sub(self.to.bytes.len())
-    }
-
-    fn touches(&self, bucket: BucketId) -> bool {
-        self.from.bucket == bucket || self.to.bucket == bucket
-    }
-
-    /// Gives what is pending its new place.
-    fn rename_pending(&mut self, generation: &mut Generation) {
-        let stood = generation.take_range(self.to.bucket, &self.to.range());
-        let moving = generation.take_range(self.from.bucket, &self.from.range());
-        for (key, pending) in stood {
-            if let Some(row) = pending.filter(|row| row.flags.escaped) {
-                generation.put(self.to.bucket, Key::clone(&key), Some(row));
-            }
-            self.outdated.entry(self.to.bucket).or_default().insert(key);
-        }
-        for (key, pending) in moving {
-            let new = || Key::from(self.to.with(&key[self.from.bytes.len()..]));
-            match pending {
-                Some(row) if row.flags.escaped => {
-                    generation.put(self.from.bucket, Key::clone(&key), Some(row));
-                }
-                Some(row) if key.len() <= self.max_key_len_bytes() => {
-                    generation.put(self.to.bucket, new(), Some(row));
-                }
-                Some(_) | None => {}
-            }
-            self.outdated
-                .entry(self.from.bucket)
-                .or_default()
-                .insert(key);
-        }
-    }
-
-    fn is_outdated(&self, bucket: BucketId, key: &[u8]) -> bool {
-        let keys = self.outdated.get(&bucket);
-        keys.is_some_and(|keys| keys.contains(key))
-    }
-}
-
-/// Where the row of a key may be before some moves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trace {
-    pub bucket: BucketId,
-    pub key: Vec<u8>,
-    /// Whether only an escaped row, or one that is not, is the key's.
-    escaped: Option<bool>,
-}
-
-impl Trace {
-    fn fits(&self, row: &Row) -> bool {
-        self.escaped.is_none_or(|it| it == row.flags.escaped)
-    }
-
-    /// Where it may be before one more move.
-    fn back(self, over: &Move) -> impl Iterator<Item = Self> {
-        let below_to = over.to.rest_of(self.bucket, &self.key);
-        let below_from = over.from.rest_of(self.bucket, &self.key).is_some();
-        let moved = below_to.map(|rest| Self {
-            bucket: over.from.bucket,
-            key: over.from.with(rest),
-            escaped: Some(false),
-        });
-        let escaped = match below_to.is_some() || below_from {
-            true => Some(true),
-            false => self.escaped,
-        };
-        let (is_plain, is_escaped) = (self.escaped == Some(false), self.escaped == Some(true));
-        let stood = Self { escaped, ..self };
-        let moved = moved.filter(|_| !is_escaped);
-        let stood = Some(stood).filter(|it| !(is_plain && it.escaped == Some(true)));
-        let before = moved.into_iter().chain(stood);
-        before.filter(|it| !over.is_outdated(it.bucket, &it.key))
-    }
-}
-
-/// Never more than two: one if it is escaped, one if it is not.
-fn back_over(moves: &[Move], mut traces: Vec<Trace>) -> Vec<Trace> {
-    for over in moves.iter().rev() {
-        traces = traces.into_iter().flat_map(|it| it.back(over)).collect();
-    }
-    traces
-}
 
 /// Where the row of a key is.
 enum Place {
@@ -197,7 +62,7 @@ impl Overlay {
         self.note_coming(from.0, to.0);
         let from = Prefix::new(self.ensure_bucket(from.0, false), from.1);
         let to = Prefix::new(self.ensure_bucket(to.0, false), to.1);
-        self.move_rows(from, to);
+        self.active.move_rows(from, to);
         self.sealed()
     }
 
@@ -214,9 +79,9 @@ impl Overlay {
             bucket: one.bucket,
             bytes: ASIDE.to_vec(),
         };
-        self.move_rows(one.clone(), aside.clone());
-        self.move_rows(other.clone(), one);
-        self.move_rows(aside, other);
+        self.active.move_rows(one.clone(), aside.clone());
+        self.active.move_rows(other.clone(), one);
+        self.active.move_rows(aside, other);
         self.sealed()
     }
 
@@ -232,39 +97,22 @@ impl Overlay {
         self.doubt(to);
     }
 
-    fn move_rows(&mut self, from: Prefix, to: Prefix) {
-        let mut moved = Move {
-            from,
-            to,
-            outdated: BTreeMap::new(),
-        };
-        moved.rename_pending(&mut self.active);
-        self.active.push_move(moved);
-    }
-
     /// Whether moves of a bucket are not in the database yet.
     fn has_moves(&self, bucket: BucketId) -> bool {
-        let flushing = self.flushing.iter().flat_map(|old| &old.moves);
-        let mut moves = self.active.moves.iter().chain(flushing);
-        moves.any(|it| it.touches(bucket))
+        let touches = |generation: &Generation| generation.rules.touch(bucket);
+        touches(&self.active) || self.flushing.as_deref().is_some_and(touches)
     }
 
     fn has_any_moves(&self) -> bool {
-        let flushing = self.flushing.as_ref();
-        !self.active.moves.is_empty() || flushing.is_some_and(|old| !old.moves.is_empty())
+        let has = |generation: &Generation| !generation.rules.is_empty();
+        has(&self.active) || self.flushing.as_deref().is_some_and(has)
     }
 
     fn locate(&self, bucket: BucketId, key: &[u8]) -> Place {
         if let Some(pending) = self.active.at(bucket, key) {
             return Place::Known(pending.clone());
         }
-        let (key, escaped) = (key.to_vec(), None);
-        let here = Trace {
-            bucket,
-            key,
-            escaped,
-        };
-        let mut traces = back_over(&self.active.moves, vec![here]);
+        let mut traces = self.active.rules.back(vec![Trace::of(bucket, key)]);
         let state = |moved_through, traces| State {
             moved_through,
             traces,
@@ -285,9 +133,9 @@ impl Overlay {
         if found.is_some() {
             return Place::Known(found);
         }
-        let before = back_over(&flushing.moves, traces.clone());
+        let before = flushing.rules.back(traces.clone());
         let mut states = vec![state(self.moved_through, before)];
-        if !flushing.moves.is_empty() {
+        if !flushing.rules.is_empty() {
             // Its transaction may be committed by now.
             states.push(state(flushing.moved_through, traces));
         }
@@ -318,7 +166,7 @@ impl Overlay {
     /// making them again could move rows that came since.
     pub fn doubt_moves(&mut self, generation: &Generation) {
         for (id, name) in self.names() {
-            if generation.moves.iter().any(|it| it.touches(id)) && self.is_complete(&name) {
+            if generation.rules.touch(id) && self.is_complete(&name) {
                 self.set_complete(&name, false);
             }
         }

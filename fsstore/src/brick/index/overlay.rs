@@ -4,20 +4,24 @@
 //! which stays readable until its transaction is committed. Whoever reads the overlay first
 //! and the database afterwards therefore sees every change applied before it began.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::moves::{Move, Moves};
+use super::moves::Moves;
 use super::range::KeyRange;
 use super::row::Row;
+use super::rules::Rules;
 use super::{Applied, Change, Room};
 use crate::name::{BucketName, ObjectKey};
 
 /// Most changes kept in memory before callers are told to wait (all buckets, both
 /// generations). With the longest keys that is about 50 MiB, with usual ones a fifth.
 pub const MAX_OVERLAY_ROWS: usize = 32_768;
+/// Most moves of directories kept before callers are told to wait: each is a statement over its
+/// rows, which whoever lists waits for.
+const MAX_MOVES: usize = 64;
 
 /// A bucket's number in the database. Never used again while rows of it exist.
 pub(super) type BucketId = i64;
@@ -40,27 +44,22 @@ pub(super) enum BucketState {
 pub(super) struct Generation {
     /// By bucket, in order of keys.
     pub rows: BTreeMap<BucketId, BTreeMap<Key, Pending>>,
-    /// Directories that moved, in order; before the rows.
-    pub moves: Vec<Move>,
+    /// Directories that moved; before the rows.
+    pub rules: Rules,
     /// By number: a dropped bucket comes before its successor of the same name.
     pub buckets: BTreeMap<BucketId, BucketState>,
     /// The last change in it.
     pub through: u64,
     /// Which moves the database has with it, where there are any in it.
     pub moved_through: u64,
-    row_count: usize,
+    /// Rows and superseded ones.
+    pub row_count: usize,
 }
 
 impl Generation {
     pub fn put(&mut self, bucket: BucketId, key: Key, pending: Pending) {
         let before = self.rows.entry(bucket).or_default().insert(key, pending);
         self.row_count += usize::from(before.is_none());
-    }
-
-    /// Adds a move; what is pending has its new place already.
-    pub fn push_move(&mut self, it: Move) {
-        self.row_count += it.outdated.values().map(BTreeSet::len).sum::<usize>();
-        self.moves.push(it);
     }
 
     /// Takes away what is pending in a range.
@@ -82,7 +81,7 @@ impl Generation {
     }
 
     fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.buckets.is_empty() && self.moves.is_empty()
+        self.rows.is_empty() && self.buckets.is_empty() && self.rules.is_empty()
     }
 }
 
@@ -263,6 +262,21 @@ impl Overlay {
         self.active.row_count + self.flushing.as_ref().map_or(0, |old| old.row_count)
     }
 
+    fn move_count(&self) -> usize {
+        let flushing = self.flushing.as_ref();
+        self.active.rules.moves().len() + flushing.map_or(0, |old| old.rules.moves().len())
+    }
+
+    /// Whether callers are to wait.
+    fn is_full(&self) -> bool {
+        self.row_count() > MAX_OVERLAY_ROWS || self.move_count() > MAX_MOVES
+    }
+
+    /// Whether callers need not wait any more.
+    pub fn has_room(&self) -> bool {
+        self.row_count() <= MAX_OVERLAY_ROWS / 2 && self.move_count() <= MAX_MOVES / 2
+    }
+
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }
@@ -284,7 +298,7 @@ impl Overlay {
     pub fn end_flush(&mut self) {
         let done = self.flushing.take().expect("a flush was begun");
         self.flushed_through = done.through;
-        if !done.moves.is_empty() {
+        if !done.rules.is_empty() {
             self.moved_through = done.moved_through;
         }
     }
@@ -317,10 +331,9 @@ impl Overlay {
     fn applied(&self) -> Applied {
         Applied {
             seq: self.last_seq,
-            room: if self.row_count() > MAX_OVERLAY_ROWS {
-                Room::Full
-            } else {
-                Room::Free
+            room: match self.is_full() {
+                true => Room::Full,
+                false => Room::Free,
             },
         }
     }

@@ -7,7 +7,7 @@ use super::super::Inner;
 use super::super::attrs::Record;
 use super::super::commit::Turn;
 use super::super::disk::FileFacts;
-use super::super::index::Change;
+use super::super::index::{Applied, Change};
 use super::super::osdisk::OsDisk;
 use super::super::osdisk::posix::{
     Met, is_dir, is_regular, is_symlink, link_text, meet_at, move_name,
@@ -269,10 +269,14 @@ impl Inner<OsDisk> {
             kept.1.and_then(|kept| self.kept(kept, moved.is_ok())),
         );
         moved?;
-        if moves_trees {
-            self.exchange_rows(from, to);
-        }
+        let applied = match moves_trees {
+            true => self.exchange_rows(from, to),
+            false => None,
+        };
         drop(moving);
+        if let Some(applied) = applied {
+            self.keep_up(applied);
+        }
         turn.built(&from.parent);
         turn.built(&to.parent);
         let ends = [(to, from, now.0), (from, to, now.1)];
@@ -304,7 +308,8 @@ impl Inner<OsDisk> {
 impl Inner<OsDisk> {
     /// Of two that have changed places, one or both directories: the rows below them. Where they
     /// are not known to be all, what is below either is looked up until the scan has been there.
-    fn exchange_rows(&self, from: &End<'_>, to: &End<'_>) {
+    /// Gives what the index says where it moved them.
+    fn exchange_rows(&self, from: &End<'_>, to: &End<'_>) -> Option<Applied> {
         let markers = (from.place.marker(), to.place.marker());
         if let (Some(one), Some(other)) = &markers
             && !from.has(is_symlink)
@@ -312,16 +317,16 @@ impl Inner<OsDisk> {
         {
             let one = (&one.bucket, one.key.as_str());
             let other = (&other.bucket, other.key.as_str());
-            match (from.has(is_dir), to.has(is_dir)) {
+            return Some(match (from.has(is_dir), to.has(is_dir)) {
                 (true, true) => self.index.swap_prefixes(one, other),
                 (true, false) => self.index.move_prefix(one, other),
                 (false, _) => self.index.move_prefix(other, one),
-            };
-            return;
+            });
         }
         for end in [from, to] {
             self.forget_rows_are_whole(&end.place.bucket);
         }
+        None
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
 
-use super::super::moves::{Move, Prefix};
 use super::super::overlay::{BucketId, BucketState, Generation, Key, Pending};
 use super::super::row::Row;
+use super::super::rules::{Kind, Move, Prefix};
 use super::MOVED;
+use crate::name::MAX_KEY_LEN_BYTES;
 
 /// Rows written, or asked for, by one statement.
 pub(super) const WRITE_CHUNK: usize = 128;
@@ -30,10 +31,17 @@ impl Writer {
         for (&id, state) in &generation.buckets {
             write_bucket(&mut transaction, id, state).await?;
         }
-        for it in &generation.moves {
+        for (&id, keys) in generation.rules.superseded() {
+            for kind in [Kind::Any, Kind::Plain, Kind::Escaped] {
+                let keys = keys.iter().filter(|(_, of)| **of == kind);
+                let keys = keys.map(|(key, _)| &key[..]);
+                delete_rows(&mut transaction, id, keys, kind).await?;
+            }
+        }
+        for it in generation.rules.moves() {
             move_rows(&mut transaction, it).await?;
         }
-        if !generation.moves.is_empty() {
+        if !generation.rules.is_empty() {
             say_moved_through(&mut transaction, generation.moved_through).await?;
         }
         for (&id, rows) in &generation.rows {
@@ -118,6 +126,13 @@ impl Delta {
     fn add(&mut self, other: Self) {
         self.objects += other.objects;
         self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    fn negated(&self) -> Self {
+        Self {
+            objects: -self.objects,
+            bytes: -self.bytes,
+        }
     }
 }
 
@@ -233,24 +248,60 @@ const PLAIN: &str = "bucket_id = ? AND key >= ? AND key < ? AND substr(value, 1,
 /// The same of the row that is about to move.
 const IS_PLAIN: &str = "substr(moving.value, 1, 1) < x'04'";
 
-/// Moves the rows of a directory. Rows of what it replaced are taken away, and of what has no
-/// key there.
-async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx::Result<()> {
-    for (&id, keys) in &it.outdated {
-        let mut keys = keys.iter().map(|key| (key, &None));
-        loop {
-            let chunk: Vec<_> = keys.by_ref().take(WRITE_CHUNK).collect();
-            if chunk.is_empty() {
-                break;
-            }
-            let delta = write_rows(transaction, id, &chunk).await?;
-            count(transaction, id, &delta).await?;
+/// Deletes rows of one bucket, of one kind.
+async fn delete_rows(
+    transaction: &mut Transaction<'_, Sqlite>,
+    bucket: BucketId,
+    mut keys: impl Iterator<Item = &[u8]>,
+    kind: Kind,
+) -> sqlx::Result<()> {
+    let of_kind = match kind {
+        Kind::Any => "",
+        Kind::Plain => " AND substr(value, 1, 1) < x'04'",
+        Kind::Escaped => " AND substr(value, 1, 1) >= x'04'",
+    };
+    loop {
+        let chunk: Vec<_> = keys.by_ref().take(WRITE_CHUNK).collect();
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let sql = |head| format!("{}{of_kind}", with_keys(head, chunk.len()));
+        let bound = |head| {
+            let query = statement(sql(head), chunk.len()).bind(bucket);
+            chunk.iter().fold(query, |query, &key| query.bind(key))
+        };
+        let row = bound("SELECT count(*), coalesce(sum(len_bytes), 0) FROM entry")
+            .fetch_one(&mut **transaction)
+            .await?;
+        let gone = Delta {
+            objects: row.try_get(0)?,
+            bytes: row.try_get(1)?,
+        };
+        if gone.objects > 0 {
+            bound("DELETE FROM entry")
+                .execute(&mut **transaction)
+                .await?;
+            count(transaction, bucket, &gone.negated()).await?;
         }
     }
+}
+
+/// Moves the rows of a directory. Rows of what it replaced are taken away, where it came by as
+/// well, and of what has no key there.
+async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx::Result<()> {
     let max_len_bytes = it.max_key_len_bytes();
-    delete_plain(transaction, &it.to, 0).await?;
-    delete_plain(transaction, &it.from, max_len_bytes).await?;
-    delete_shadowed(transaction, it).await?;
+    if max_len_bytes < MAX_KEY_LEN_BYTES {
+        delete_plain(transaction, &it.from, max_len_bytes).await?;
+    }
+    let is_elsewhere = it.from != it.to;
+    let to = Some(&it.to).filter(|_| is_elsewhere);
+    for place in it.via.iter().chain(to) {
+        delete_plain(transaction, place, 0).await?;
+        delete_shadowed(transaction, &it.from, place).await?;
+    }
+    if !is_elsewhere {
+        return Ok(());
+    }
     let moved = match it.from.bucket == it.to.bucket {
         true => Delta::default(),
         false => count_plain(transaction, &it.from, 0).await?,
@@ -267,11 +318,7 @@ async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx
     )
     .execute(&mut **transaction)
     .await?;
-    let away = Delta {
-        objects: -moved.objects,
-        bytes: -moved.bytes,
-    };
-    count(transaction, it.from.bucket, &away).await?;
+    count(transaction, it.from.bucket, &moved.negated()).await?;
     count(transaction, it.to.bucket, &moved).await
 }
 
@@ -290,15 +337,16 @@ async fn delete_plain(
         .bind(as_i64(longer_than_bytes))
         .execute(&mut **transaction)
         .await?;
-    let delta = Delta {
-        objects: -gone.objects,
-        bytes: -gone.bytes,
-    };
-    count(transaction, prefix.bucket, &delta).await
+    count(transaction, prefix.bucket, &gone.negated()).await
 }
 
-/// Deletes escaped rows whose keys plain ones are about to get: of both, the plain file counts.
-async fn delete_shadowed(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx::Result<()> {
+/// Deletes escaped rows below one prefix whose keys plain ones below another are about to get: of
+/// both, the plain file counts.
+async fn delete_shadowed(
+    transaction: &mut Transaction<'_, Sqlite>,
+    from: &Prefix,
+    to: &Prefix,
+) -> sqlx::Result<()> {
     let select = format!(
         "FROM entry WHERE bucket_id = ?1 AND key >= ?2 AND key < ?3 AND EXISTS (
             SELECT 1 FROM entry AS moving WHERE moving.bucket_id = ?4
@@ -306,10 +354,10 @@ async fn delete_shadowed(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -
             AND {IS_PLAIN})"
     );
     let bound = |sql: String| {
-        within(sqlx::query(AssertSqlSafe(sql)), &it.to)
-            .bind(it.from.bucket)
-            .bind(&it.from.bytes)
-            .bind(as_i64(it.to.bytes.len() + 1))
+        within(sqlx::query(AssertSqlSafe(sql)), to)
+            .bind(from.bucket)
+            .bind(&from.bytes)
+            .bind(as_i64(to.bytes.len() + 1))
     };
     let row = bound(format!(
         "SELECT count(*), coalesce(sum(len_bytes), 0) {select}"
@@ -323,11 +371,7 @@ async fn delete_shadowed(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -
     bound(format!("DELETE {select}"))
         .execute(&mut **transaction)
         .await?;
-    let gone = Delta {
-        objects: -objects,
-        bytes: -bytes,
-    };
-    count(transaction, it.to.bucket, &gone).await
+    count(transaction, to.bucket, &Delta { objects, bytes }.negated()).await
 }
 
 async fn count_plain(

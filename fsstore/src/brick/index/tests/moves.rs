@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Change, Index, Row};
+use super::super::{Change, Index, Room, Row};
 use super::{Random, bucket, key, open, put, query, remove, row, seed};
 use crate::name::{BucketName, MAX_KEY_LEN_BYTES};
 
@@ -240,4 +240,48 @@ async fn who_lists_waits_for_a_move_under_way() {
     assert!(!waiter.is_finished());
     drop(moving);
     assert!(waiter.await.unwrap() > before);
+}
+
+#[tokio::test]
+async fn a_directory_that_moves_without_a_pause_leaves_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(&dir).await;
+    let b = bucket("b");
+    index.apply((0..300).map(|n| put(&b, &format!("one/{n:03}"), n)));
+    let writer = index.hold_writer().await;
+    for turn in 0..1_000 {
+        let (from, to) = match turn % 2 {
+            0 => ("one/", "two/"),
+            _ => ("two/", "one/"),
+        };
+        index.move_prefix((&b, from), (&b, to));
+        let changes = [put(&b, &format!("{to}000"), turn), remove(&b, from)];
+        assert_eq!(index.apply(changes).room, Room::Free, "turn {turn}");
+    }
+    drop(writer);
+    index.still(&b).await.unwrap();
+    let page = index.list(&b, &query("", "/", "", 10)).await.unwrap();
+    assert_eq!(page.prefixes, ["one/"]);
+    let totals = index.count_and_bytes(&b).await.unwrap();
+    let bytes = (0..300).sum::<u64>() + 999;
+    assert_eq!((totals.objects, totals.bytes), (300, bytes));
+}
+
+#[tokio::test]
+async fn very_many_moves_leave_no_room_until_they_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(&dir).await;
+    let b = bucket("b");
+    index.apply([put(&b, "one/k", 1), put(&b, "two/k", 2)]);
+    let writer = index.hold_writer().await;
+    let mut swaps = 0;
+    while index.swap_prefixes((&b, "one/"), (&b, "two/")).room == Room::Free {
+        swaps += 1;
+        assert!(swaps < 1_000, "there is always room");
+    }
+    drop(writer);
+    index.flush().await.unwrap();
+    assert_eq!(index.apply([put(&b, "k", 3)]).room, Room::Free);
+    let row = index.get(&b, &key("one/k")).await.unwrap().unwrap();
+    assert_eq!(row.len_bytes, if swaps % 2 == 0 { 2 } else { 1 });
 }
