@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest object key, in bytes of UTF-8. Source: S3 User Guide, "Naming Amazon S3 objects".
 pub const MAX_KEY_LEN_BYTES: usize = 1024;
 /// Longest bucket name the store takes: one file name. Source: NAME_MAX, limits.h(0p).
@@ -36,7 +38,8 @@ pub enum NameError {
 ///
 /// Invariant: 1 to 255 bytes, no `/`, no NUL, does not begin with a dot (so it can never be
 /// `.`, `..` or the reserved directory).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BucketName(String);
 
 impl BucketName {
@@ -78,7 +81,8 @@ impl fmt::Display for BucketName {
 
 /// An object's key: 1 to 1,024 bytes of UTF-8, otherwise anything (NUL and `..` included).
 /// Ordered by bytes, which is S3's listing order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ObjectKey(String);
 
 impl ObjectKey {
@@ -125,7 +129,8 @@ impl VersionId {
 }
 
 /// A multipart upload. Made by the store, unguessable, ordered by time of creation.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct UploadId(String);
 
 impl UploadId {
@@ -172,7 +177,8 @@ fn parse_token(text: &str, max_bytes: usize) -> Result<String, NameError> {
 }
 
 /// The number of a part: 1 to 10,000.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct PartNumber(u16);
 
 impl PartNumber {
@@ -193,7 +199,8 @@ impl PartNumber {
 /// An entity tag without its quotes. Three forms exist:
 /// 32 hex digits (MD5 of the bytes), `<32 hex>-<parts>` (multipart), and `px1-<16 hex>`
 /// (provisional: the digest is not known yet; no client takes it for an MD5).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ETag(String);
 
 impl ETag {
@@ -239,6 +246,41 @@ impl ETag {
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Names are written down as the text they are, and checked when they are read.
+macro_rules! written_as_text {
+    ($($name:ident),+) => {$(
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+    )+};
+}
+
+written_as_text!(BucketName, ObjectKey, UploadId, ETag);
+
+impl TryFrom<u32> for PartNumber {
+    type Error = NameError;
+
+    fn try_from(number: u32) -> Result<Self, NameError> {
+        Self::new(number)
+    }
+}
+
+impl From<PartNumber> for u32 {
+    fn from(number: PartNumber) -> Self {
+        Self::from(number.0)
     }
 }
 

@@ -10,7 +10,9 @@ use crate::error::{FailedCondition, Result, StoreError};
 use crate::name::{BucketName, ETag, ObjectKey, PartNumber, UploadId, VersionId};
 
 /// Nanoseconds since 1970-01-01 UTC; a file's mtime as the file system keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
@@ -382,7 +384,7 @@ pub struct UploadInfo {
 }
 
 /// A part of an upload under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartInfo {
     /// Its number.
     pub number: PartNumber,

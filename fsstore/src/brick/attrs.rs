@@ -56,6 +56,8 @@ pub struct Record {
     pub parts: Option<Parts>,
     /// Where the record is a directory's.
     pub directory: DirectoryFlags,
+    /// The change that made it, where the volume keeps copies.
+    pub stamp: Option<Stamp>,
     /// Fields of a later version, kept as they are: (tag, value), ascending.
     pub(crate) unknown: Vec<(u64, Vec<u8>)>,
 }
@@ -69,6 +71,15 @@ pub struct DigestState {
     pub mtime_ns: i64,
     /// Inode number.
     pub ino: u64,
+}
+
+/// Which change of a replicated volume made an object what it is; the later has the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Stamp {
+    /// The epoch of the name's group.
+    pub epoch: u64,
+    /// The change's number in the group.
+    pub seq: u64,
 }
 
 /// A composed object's tag: `<hex of md5_of_md5s>-<part_count>`.
@@ -214,6 +225,7 @@ impl Record {
         *self = Self {
             attrs: std::mem::take(&mut self.attrs),
             directory: self.directory,
+            stamp: self.stamp,
             unknown: std::mem::take(&mut self.unknown),
             ..Self::default()
         };

@@ -16,7 +16,7 @@ use super::tree::{Tree, failed, is_absent};
 use crate::by_bucket::ByBucket;
 use crate::error::{Result, StoreError};
 use crate::name::BucketName;
-use crate::object::Timestamp;
+use crate::object::{FileOwner, Timestamp};
 use crate::volume::{BucketInfo, Durability, NewBucket};
 
 /// Longest bucket file, in bytes; settings beyond it are refused.
@@ -178,6 +178,65 @@ impl Buckets {
         turn.named_in(name, "");
         self.has_changed(name);
         self.load(tree, name)
+    }
+
+    /// Makes a bucket's directory, in the committer's turn; one that stands is left as it is.
+    pub fn make_dir<D: Disk>(
+        &self,
+        tree: &Tree<D>,
+        turn: &mut Turn<'_, D>,
+        name: &BucketName,
+        owner: &FileOwner,
+    ) -> Result<()> {
+        match tree.make_dir_for(&tree.root, name.as_str(), owner) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
+            Err(e) => return Err(StoreError::from_io("make a bucket", e)),
+        }
+        turn.changed(&tree.root);
+        turn.named_in(name, "");
+        self.has_changed(name);
+        Ok(())
+    }
+
+    /// Makes a bucket what this says, whether it stands or not, in the committer's turn. True
+    /// where its directory did not stand.
+    pub fn keep<D: Disk>(
+        &self,
+        tree: &Tree<D>,
+        turn: &mut Turn<'_, D>,
+        info: &BucketInfo,
+        owner: &FileOwner,
+    ) -> Result<bool> {
+        let name = &info.name;
+        let is_new = matches!(tree.bucket_dir(name), Err(StoreError::NoSuchBucket));
+        let record = BucketRecord {
+            version: RECORD_VERSION,
+            created_ns: info.created.0,
+            owner: info.owner.clone(),
+            settings: info.settings.clone(),
+        };
+        write_record(tree, turn, name, &record)?;
+        if is_new {
+            turn.settle()?;
+            self.make_dir(tree, turn, name, owner)?;
+        }
+        self.has_changed(name);
+        Ok(is_new)
+    }
+
+    /// Whether a bucket has anything that its removal does not take along; one that is not there
+    /// has nothing.
+    pub fn holds_anything<D: Disk>(&self, tree: &Tree<D>, name: &BucketName) -> Result<bool> {
+        for base in [&tree.root, &tree.own.keys] {
+            match tree.disk.open_dir(base, name.as_str()) {
+                Ok(dir) if holds_anything(tree, &dir, 0)? => return Ok(true),
+                Ok(_) => {}
+                Err(e) if is_absent(&e) => {}
+                Err(e) => return Err(StoreError::from_io("look whether a bucket is empty", e)),
+            }
+        }
+        Ok(false)
     }
 
     /// Sets or takes away a document, in the committer's turn. Errors: NoSuchBucket,

@@ -17,7 +17,8 @@
 //!
 //! A power cut before 3 leaves the old objects, one after 5 the new; between, each name is old or
 //! new, and its key is in the log, so that the index learns which. Jobs that need not be
-//! durable skip 2 and 5. Within 3 a job may make its changes so far [durable](Turn::settle)
+//! durable skip 2 and 5; where the committer *defers*, what they leave unsynced is kept for the
+//! next group that is durable, since another log has them until then. Within 3 a job may make its changes so far [durable](Turn::settle)
 //! before it takes away what they replace; what is only cleared up waits until after 5
 //! ([`Turn::later`]). Where a sync fails, its directories are synced again with the next group,
 //! since that group may build on them.
@@ -147,6 +148,8 @@ struct Shared<D: Disk> {
     watchers: Arc<Watchers>,
     /// Keys whose change stopped half-way: the index may not have what became of them.
     owed: Mutex<Owed>,
+    /// What jobs that are not durable leave is kept to be synced.
+    defers: bool,
     /// The turn's lock.
     held: Mutex<Held<D>>,
 }
@@ -199,11 +202,18 @@ pub struct Committer<D: Disk> {
 impl<D: Disk> Committer<D> {
     /// Starts its threads.
     pub fn start(disk: Arc<D>, log: Arc<IntentLog<D>>) -> io::Result<Self> {
+        Self::start_as(disk, log, false)
+    }
+
+    /// As [`Self::start`]; one that `defers` syncs what its other jobs changed with the next that
+    /// is durable, and forgets none of it.
+    pub fn start_as(disk: Arc<D>, log: Arc<IntentLog<D>>, defers: bool) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             disk,
             log,
             watchers: Arc::default(),
             owed: Mutex::default(),
+            defers,
             held: Mutex::new(Held {
                 unsynced: Unsynced::default(),
                 stopped: false,
@@ -372,7 +382,11 @@ fn run<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, queue: &Receiver<Job<D>>
                 .flatten();
         }
         if !relaxed.is_empty() {
-            commit_group(shared, teller, relaxed, Mode::Relaxed);
+            let mode = match shared.defers {
+                true => Mode::Deferred,
+                false => Mode::Relaxed,
+            };
+            commit_group(shared, teller, relaxed, mode);
         }
         if !durable.is_empty() {
             commit_group(shared, teller, durable, Mode::Durable);
@@ -416,6 +430,10 @@ fn commit_group<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, group: Vec<Job<
     let notices = std::mem::take(&mut changed.notices);
     let built = std::mem::take(&mut changed.built);
     match failure {
+        _ if mode == Mode::Deferred => {
+            let left = std::mem::take(&mut changed);
+            shared.hold().unsynced.take_deferred(disk, left);
+        }
         Some(_) => shared.hold().unsynced.take_failed(changed),
         None => changed.later.into_iter().for_each(|clear| clear()),
     }

@@ -27,6 +27,7 @@ pub mod intents;
 pub mod lane;
 pub mod listing;
 pub mod look;
+pub(crate) mod member;
 pub mod multipart;
 pub mod names;
 pub mod notices;
@@ -138,6 +139,9 @@ pub struct BrickOptions {
     pub clock: Clock,
     /// The host's boot; none where it is not known, then a power cut is assumed.
     pub boot: Option<BootId>,
+    /// Whether the brick is a member of a volume that logs changes before it makes them: what it
+    /// changes is synced now and then, not before each answer.
+    pub member: bool,
 }
 
 impl BrickOptions {
@@ -153,6 +157,7 @@ impl BrickOptions {
             watch: true,
             clock: Clock::system(),
             boot: BootId::of_host(),
+            member: false,
         }
     }
 }
@@ -270,7 +275,15 @@ impl<D: Disk> Brick<D> {
     /// 2. the keys of the intent log are looked at again, so that the index is true;
     /// 3. the tree is compared with the index in the background, and buckets that the index
     ///    does not have are read from the tree until it has.
-    pub async fn open_on(disk: Arc<D>, options: BrickOptions, index_dir: &Path) -> Result<Self> {
+    pub async fn open_on(
+        disk: Arc<D>,
+        mut options: BrickOptions,
+        index_dir: &Path,
+    ) -> Result<Self> {
+        if options.member {
+            // What its bytes are by themselves is not what they should be.
+            options.hash = HashPolicy::Never.into();
+        }
         let tree = sink::off_thread(move || Tree::open(disk)).await?;
         let locks = match options.respect_locks.any(|respects| respects) {
             true => LockPlaces::of_tree(&options.root)
@@ -283,8 +296,9 @@ impl<D: Disk> Brick<D> {
             options.boot.clone(),
         )?;
         let log = Arc::new(log);
-        let committer = Committer::start(Arc::clone(&tree.disk), Arc::clone(&log))
-            .map_err(|e| StoreError::from_io("start the committing thread", e))?;
+        let committer =
+            Committer::start_as(Arc::clone(&tree.disk), Arc::clone(&log), options.member)
+                .map_err(|e| StoreError::from_io("start the committing thread", e))?;
         let (index, opened) = Index::open(index_dir).await?;
         let (suspects, suspected) = mpsc::channel(MAX_SUSPECTS);
         let inner = Arc::new(Inner {

@@ -19,11 +19,11 @@ use crate::object::DigestSet;
 use crate::volume::{MAX_PUT_LEN_BYTES, StageOptions};
 
 /// Longest body kept in memory until its end, in bytes.
-const SMALL_LEN_BYTES: usize = 128 << 10;
+pub(crate) const SMALL_LEN_BYTES: usize = 128 << 10;
 /// A piece shorter than this is copied rather than held, in bytes.
 const SHORT_LEN_BYTES: usize = 16 << 10;
 /// Bytes gathered into one block for the lanes.
-const BLOCK_LEN_BYTES: usize = 256 << 10;
+pub(crate) const BLOCK_LEN_BYTES: usize = 256 << 10;
 /// A durable stage begins a sync after so many bytes, beside the writing of the next, so that
 /// disk and digests work at once and the commit has little left to wait for.
 const SYNC_STEP_LEN_BYTES: u64 = 4 << 20;
@@ -62,15 +62,15 @@ pub struct Taken<D: Disk> {
 
 /// Pieces of a body on their way into one block.
 #[derive(Default)]
-struct Gather {
+pub(crate) struct Gather {
     pieces: Vec<Bytes>,
     /// Short pieces, copied: each would hold a whole receive buffer of the connection.
     short: BytesMut,
-    len_bytes: usize,
+    pub(crate) len_bytes: usize,
 }
 
 impl Gather {
-    fn push(&mut self, piece: Bytes) {
+    pub(crate) fn push(&mut self, piece: Bytes) {
         self.len_bytes += piece.len();
         if piece.len() < SHORT_LEN_BYTES {
             self.short.extend_from_slice(&piece);
@@ -86,7 +86,7 @@ impl Gather {
         }
     }
 
-    fn take(&mut self) -> Vec<Bytes> {
+    pub(crate) fn take(&mut self) -> Vec<Bytes> {
         self.end_short();
         self.len_bytes = 0;
         std::mem::take(&mut self.pieces)
@@ -117,7 +117,7 @@ enum State<D: Disk> {
     },
 }
 
-struct Writer<D: Disk> {
+pub(crate) struct Writer<D: Disk> {
     _claim: Option<Arc<dyn Send + Sync>>,
     file: Arc<D::File>,
     at_bytes: u64,
@@ -147,6 +147,18 @@ impl<D: Disk> Process for Writer<D> {
 }
 
 impl<D: Disk> Writer<D> {
+    /// One that begins at a file's beginning, and syncs what it has written beside.
+    pub(crate) fn of_new(file: Arc<D::File>) -> Self {
+        Self {
+            _claim: None,
+            file,
+            at_bytes: 0,
+            unsynced_bytes: 0,
+            durable: true,
+            syncing: None,
+        }
+    }
+
     /// Begins a sync, unless the last one is still under way.
     fn begin_sync(&mut self) -> Result<()> {
         if let Some(syncing) = self.syncing.take() {
@@ -164,7 +176,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Waits for the sync under way and gives the file.
-    async fn finish(self) -> Result<Arc<D::File>> {
+    pub(crate) async fn finish(self) -> Result<Arc<D::File>> {
         if let Some(syncing) = self.syncing {
             outcome_of(syncing).await?;
         }

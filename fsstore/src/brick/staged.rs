@@ -313,23 +313,29 @@ impl<D: Disk> Inner<D> {
             .submit(terms, move |turn| {
                 inner.tree.bucket_dir(&at.bucket)?;
                 inner.check_write(&at, &precondition)?;
-                let mut moved = Moved::default();
-                let removed = inner.tree.remove(turn, &at, &mut moved);
-                inner.keep_outlived(&at, &moved);
-                if let Err(e) = removed {
-                    // It may have failed on the way.
-                    inner.reconcile_moved(&at.bucket, &moved)?;
-                    inner.reconcile(&at)?;
-                    return Err(e);
-                }
-                let (bucket, key) = (at.bucket.clone(), at.key.clone());
-                inner.change_index([(bucket, key, Change::Remove)]);
-                inner.reconcile_moved(&at.bucket, &moved)?;
-                Ok(Removed {
-                    existed: moved.existed,
-                })
+                inner.remove_in_turn(turn, &at)
             })
             .await
+    }
+
+    /// Removes an object, in the turn. Errors: NoSuchBucket.
+    pub(super) fn remove_in_turn(&self, turn: &mut Turn<'_, D>, at: &Locator) -> Result<Removed> {
+        self.tree.bucket_dir(&at.bucket)?;
+        let mut moved = Moved::default();
+        let removed = self.tree.remove(turn, at, &mut moved);
+        self.keep_outlived(at, &moved);
+        if let Err(e) = removed {
+            // It may have failed on the way.
+            self.reconcile_moved(&at.bucket, &moved)?;
+            self.reconcile(at)?;
+            return Err(e);
+        }
+        let (bucket, key) = (at.bucket.clone(), at.key.clone());
+        self.change_index([(bucket, key, Change::Remove)]);
+        self.reconcile_moved(&at.bucket, &moved)?;
+        Ok(Removed {
+            existed: moved.existed,
+        })
     }
 
     /// Changes attributes of an object whose bytes stay.
@@ -364,7 +370,8 @@ impl<D: Disk> Inner<D> {
             .await
     }
 
-    fn patch_looked(
+    /// In the turn, changes attributes of what was looked at; its record's stamp is kept.
+    pub(super) fn patch_looked(
         &self,
         turn: &mut Turn<'_, D>,
         at: &Locator,
@@ -381,7 +388,9 @@ impl<D: Disk> Inner<D> {
         // new time would vouch for them.
         let keeps_doubt = in_doubt && !patch.touch;
         if keeps_doubt {
+            let stamp = record.stamp;
             record = self.record_of(&found)?;
+            record.stamp = stamp;
         }
         let attrs = &mut record.attrs;
         if let Some((system, user)) = patch.headers {

@@ -77,9 +77,23 @@ impl<D: Disk> Uploads<D> {
         new: NewUpload,
         now: Timestamp,
     ) -> Result<UploadInfo> {
+        let id = new_id(now)?;
+        let begun = self.begin_as(tree, bucket, key, id, new, now)?;
+        begun.ok_or(StoreError::Conflict)
+    }
+
+    /// As [`Self::begin`], with an id made before; none where there is one of this id.
+    pub fn begin_as(
+        &self,
+        tree: &Tree<D>,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        id: UploadId,
+        new: NewUpload,
+        now: Timestamp,
+    ) -> Result<Option<UploadInfo>> {
         let fail = failed("begin an upload");
         let disk = &*tree.disk;
-        let id = new_id(now)?;
         let bucket_dir = make_dir(disk, &tree.own.uploads, bucket.as_str())?;
         let dir = make_dir(disk, &bucket_dir, id.as_str())?;
         let bytes = encode_info(key, &new, now)?;
@@ -92,16 +106,19 @@ impl<D: Disk> Uploads<D> {
         let file = disk.create_unnamed(&tree.own.staging).map_err(&fail)?;
         file.write_at(0, &bytes).map_err(&fail)?;
         file.sync().map_err(&fail)?;
-        disk.link(&file, &dir, INFO).map_err(&fail)?;
+        match disk.link(&file, &dir, INFO) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(None),
+            linked => linked.map_err(&fail)?,
+        }
         disk.sync_dir(&dir).map_err(&fail)?;
-        Ok(UploadInfo {
+        Ok(Some(UploadInfo {
             id,
             key: key.clone(),
             begun: now,
             attrs: new.attrs,
             checksum: new.checksum,
             file_owner: new.file_owner,
-        })
+        }))
     }
 
     /// Opens an upload of this bucket and key. Errors: NoSuchUpload.

@@ -12,7 +12,9 @@
 
 use super::dictionary::{HEADER_NAMES, HEADER_VALUES, NOTHING, USER_NAMES};
 use super::wire::{Input, crc32c, open, push_field, push_map, push_varint, seal, text};
-use super::{DigestState, DirectoryFlags, Layout, MultipartTag, PartChecksums, Parts, Record};
+use super::{
+    DigestState, DirectoryFlags, Layout, MultipartTag, PartChecksums, Parts, Record, Stamp,
+};
 use crate::error::StoreError;
 use crate::name::{PartNumber, UploadId, hex};
 use crate::object::{Checksum, ChecksumKind, DigestAlgorithm};
@@ -41,7 +43,8 @@ mod tag {
     pub const PART_CHECKSUMS: u64 = 15;
     pub const DIRECTORY: u64 = 16;
     pub const MTIME_BEFORE: u64 = 17;
-    pub const HIGHEST: u64 = MTIME_BEFORE;
+    pub const STAMP: u64 = 18;
+    pub const HIGHEST: u64 = STAMP;
 }
 
 /// Why bytes are not a record.
@@ -193,6 +196,12 @@ impl Record {
         if let Some(mtime_ns) = self.mtime_before_ns {
             push_field(&mut out, tag::MTIME_BEFORE, &mtime_ns.to_le_bytes());
         }
+        if let Some(stamp) = &self.stamp {
+            let mut value = Vec::new();
+            push_varint(&mut value, stamp.epoch);
+            push_varint(&mut value, stamp.seq);
+            push_field(&mut out, tag::STAMP, &value);
+        }
         for (tag, value) in &self.unknown {
             push_field(&mut out, *tag, value);
         }
@@ -281,6 +290,12 @@ impl Record {
                     made_by_keys: flags & 1 != 0,
                     is_marker: flags & 2 != 0,
                 };
+            }
+            tag::STAMP => {
+                self.stamp = Some(Stamp {
+                    epoch: value.varint()?,
+                    seq: value.varint()?,
+                });
             }
             _ => return Err(AttrsError::Malformed("tag 0 is none")),
         }

@@ -7,7 +7,7 @@ use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_o
 
 use super::{
     AttrsError, DigestState, DirectoryFlags, FileFacts, MAX_RECORD_LEN_BYTES, MultipartTag, Parts,
-    Record, Spilled, Stored, Verdict, check_record_len,
+    Record, Spilled, Stamp, Stored, Verdict, check_record_len,
 };
 use crate::checksum::digest_of;
 use crate::name::{ETag, ObjectKey, PartNumber, UploadId, hex};
@@ -376,7 +376,8 @@ fn records() -> impl Strategy<Value = Record> {
         proptest::option::of("[A-Za-z0-9_-]{1,64}"),
         some_parts(),
         any::<(bool, bool)>(),
-        btree_map(18..u64::MAX, vec(any::<u8>(), 0..10), 0..3),
+        btree_map(19..u64::MAX, vec(any::<u8>(), 0..10), 0..3),
+        proptest::option::of(any::<(u64, u64)>()),
     );
     (state, digests, attributes(), rest).prop_map(|(state, digests, attrs, rest)| Record {
         state: state.map(|(len_bytes, mtime_ns, ino)| DigestState {
@@ -400,6 +401,7 @@ fn records() -> impl Strategy<Value = Record> {
             made_by_keys: rest.2.0,
             is_marker: rest.2.1,
         },
+        stamp: rest.4.map(|(epoch, seq)| Stamp { epoch, seq }),
         unknown: rest.3.into_iter().collect(),
     })
 }

@@ -37,6 +37,9 @@ pub(super) enum Mode {
     Durable,
     /// A job's whose answer does not.
     Relaxed,
+    /// A job's whose answer does not, since another log has the change until a later durable
+    /// group has synced it.
+    Deferred,
     /// A caller's on its own thread: nothing waits, but what is durable must not be lost.
     Here,
 }
@@ -80,6 +83,7 @@ impl<D: Disk> Changed<D> {
 /// synced with the next durable group.
 pub(super) struct Unsynced<D: Disk> {
     dirs: Vec<Arc<D::Dir>>,
+    files: Vec<Arc<D::File>>,
     later: Vec<Box<dyn FnOnce() + Send>>,
     everything: bool,
 }
@@ -88,6 +92,7 @@ impl<D: Disk> Default for Unsynced<D> {
     fn default() -> Self {
         Self {
             dirs: Vec::new(),
+            files: Vec::new(),
             later: Vec::new(),
             everything: false,
         }
@@ -99,6 +104,7 @@ impl<D: Disk> Unsynced<D> {
     pub fn give_to(&mut self, changed: &mut Changed<D>) {
         changed.everything |= std::mem::take(&mut self.everything);
         changed.later.append(&mut self.later);
+        changed.files.append(&mut self.files);
         for dir in self.dirs.drain(..) {
             add_dir::<D>(&mut changed.dirs, dir);
         }
@@ -109,6 +115,31 @@ impl<D: Disk> Unsynced<D> {
         self.everything |= changed.everything;
         for dir in changed.dirs.into_iter().chain(changed.built) {
             add_dir::<D>(&mut self.dirs, dir);
+        }
+    }
+
+    /// Takes all that a deferred group left.
+    pub fn take_deferred(&mut self, disk: &D, mut changed: Changed<D>) {
+        self.everything |= changed.everything || changed.unsettled.is_some();
+        self.later.append(&mut changed.later);
+        if self.everything && disk.syncs_everything() {
+            return;
+        }
+        self.files.append(&mut changed.files);
+        for dir in changed.dirs.into_iter().chain(changed.built) {
+            add_dir::<D>(&mut self.dirs, dir);
+        }
+        if self.dirs.len() + self.files.len() > MAX_UNSYNCED_DIRS {
+            if disk.syncs_everything() {
+                self.dirs.clear();
+                self.files.clear();
+                self.everything = true;
+            } else {
+                self.sync_now(disk);
+            }
+        }
+        if self.later.len() > MAX_LATER {
+            self.sync_now(disk);
         }
     }
 
@@ -165,7 +196,7 @@ impl<D: Disk> Turn<'_, D> {
     /// change that does: a directory was made or moved here, in which that one may build.
     pub fn built(&mut self, dir: &Arc<D::Dir>) {
         match self.mode {
-            Mode::Durable => self.changed(dir),
+            Mode::Durable | Mode::Deferred => self.changed(dir),
             Mode::Relaxed | Mode::Here => {
                 add_dir::<D>(&mut self.changed.built, Arc::clone(dir));
             }
@@ -184,7 +215,7 @@ impl<D: Disk> Turn<'_, D> {
             Mode::Relaxed => return Ok(()),
             Mode::Durable => {}
             // What this change builds on was not synced either.
-            Mode::Here => {
+            Mode::Here | Mode::Deferred => {
                 let built = std::mem::take(&mut self.changed.built);
                 self.changed.dirs.extend(built);
                 self.unsynced.give_to(self.changed);

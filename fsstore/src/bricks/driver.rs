@@ -1,0 +1,584 @@
+//! The thread that steps every replica of every group, and carries out what they say.
+//!
+//! Messages between replicas are calls: an inbox, emptied before anything else is taken in. What
+//! waits for a disk is done elsewhere: records by each brick's [`super::logger`], publishing by
+//! each brick's committer, in its order. A request is answered once every brick in sync has
+//! applied it, so that whoever asks next may read from any of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use placement::group::GroupId;
+use placement::layout::BrickId;
+use placement::replica::{
+    Action, BrickSet, Event, GroupConfig, Life, OpId, Outcome, Replica, Session, Stored, Terms,
+    Time, Verdict,
+};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::healing::Touched;
+use super::kinds::{Change, Kept, Name};
+use super::ledger::Ledger;
+use super::logger::{LogJob, Logged};
+use super::member::Member;
+use super::shared::Shared;
+use crate::brick::Inner;
+use crate::brick::disk::Disk;
+use crate::error::{Result, StoreError};
+
+mod applying;
+mod heal;
+mod members;
+mod requests;
+
+/// How often what waits is looked after.
+const TICK: Duration = Duration::from_millis(200);
+/// Between two checkpoints of a brick.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// A checkpoint is taken before its time after so many changes.
+const CHECKPOINT_CHANGES: usize = 8_192;
+/// Messages do not get lost: what is sent again is what a replica waits for outside.
+const RETRY_US: u64 = 2_000_000;
+/// Records of a group kept for a brick that is away for a moment.
+const RETAINED: u64 = 32;
+/// Most records in one message.
+const BATCH: usize = 256;
+/// How long a request waits for a primary.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Pages and files that are fetched at once for bricks that come into sync.
+const COPIES_AT_ONCE: usize = 8;
+
+/// What becomes of a request: the change, or none where there is nothing to do.
+pub type Decision = Result<Option<Change>>;
+/// Decides a request on the primary's brick; may be asked again.
+pub type Decide<D> = Arc<dyn Fn(&Arc<Inner<D>>) -> Decision + Send + Sync>;
+
+/// A request.
+pub struct Ask<D: Disk> {
+    /// The names it changes.
+    pub names: Vec<Name>,
+    /// Decides it.
+    pub decide: Decide<D>,
+    /// Whether that looks at files.
+    pub looks: bool,
+    /// Told what came of it.
+    pub answer: oneshot::Sender<Result<()>>,
+}
+
+/// What the thread is told.
+pub enum Input<D: Disk> {
+    Request {
+        op: OpId,
+        group: GroupId,
+        ask: Ask<D>,
+    },
+    Decided {
+        brick: BrickId,
+        group: GroupId,
+        op: OpId,
+        decision: Decision,
+    },
+    Logged {
+        brick: BrickId,
+        logged: Logged,
+    },
+    Applied {
+        brick: BrickId,
+        life: u64,
+        group: GroupId,
+        seq: u64,
+        result: Result<()>,
+    },
+    Ready {
+        brick: BrickId,
+        group: GroupId,
+        epoch: u64,
+    },
+    Configured(Vec<(GroupId, GroupConfig)>),
+    Synced {
+        brick: BrickId,
+        marks: Vec<(GroupId, u64, u64)>,
+        result: Result<()>,
+    },
+    Failed {
+        brick: BrickId,
+        error: StoreError,
+    },
+    Revived {
+        brick: BrickId,
+        stored: Vec<Stored<Kept>>,
+    },
+    /// What a healing step came to, to be told to a replica.
+    Tell {
+        brick: BrickId,
+        life: u64,
+        group: GroupId,
+        event: Box<Event<Kept>>,
+    },
+    Wanted(Vec<BrickSet>),
+    Stop,
+}
+
+/// A brick, as the driver sees it.
+pub(super) struct Seat<D: Disk> {
+    pub member: Arc<Member<D>>,
+    pub jobs: Sender<LogJob>,
+    pub thread: Option<JoinHandle<()>>,
+    /// Its present life's number.
+    pub life: u64,
+    /// Applied since the last checkpoint: by group the last record.
+    dirty: HashMap<u32, u64>,
+    changes: usize,
+    checkpointed: Instant,
+    is_checkpointing: bool,
+}
+
+impl<D: Disk> Seat<D> {
+    pub fn new(
+        member: Arc<Member<D>>,
+        jobs: Sender<LogJob>,
+        thread: JoinHandle<()>,
+        life: u64,
+    ) -> Self {
+        Self {
+            member,
+            jobs,
+            thread: Some(thread),
+            life,
+            dirty: HashMap::new(),
+            changes: 0,
+            checkpointed: Instant::now(),
+            is_checkpointing: false,
+        }
+    }
+}
+
+/// One copy of a group.
+struct Copy {
+    seat: usize,
+    replica: Replica<Kept>,
+    /// Records up to here were in its log when its life began: the tree may have them.
+    old: u64,
+    /// Published up to here.
+    applied: u64,
+    /// Counts how often its log was begun anew.
+    rebases: u64,
+    /// When that was, and what records have changed since.
+    rebased: Instant,
+    touched: Touched,
+}
+
+struct Group {
+    config: GroupConfig,
+    wanted: Option<BrickSet>,
+    copies: Vec<Copy>,
+    /// Committed, and answered once all in sync have applied them.
+    done: Vec<(u64, OpId)>,
+    /// What could not be published, and where.
+    failures: Vec<(u64, usize, StoreError)>,
+    /// Wait for a primary.
+    parked: Vec<OpId>,
+}
+
+struct Pending<D: Disk> {
+    group: GroupId,
+    ask: Ask<D>,
+    refusal: Option<StoreError>,
+    since: Instant,
+}
+
+/// A comparison: its session, when its first page was read, up to where records were applied then.
+type Walk = (Session, Arc<OnceLock<Instant>>, u64);
+
+/// See the module.
+pub struct Driver<D: Disk> {
+    shared: Arc<Shared<D>>,
+    ledger: Arc<dyn Ledger>,
+    input: Receiver<Input<D>>,
+    seats: Vec<Seat<D>>,
+    groups: Vec<Group>,
+    asks: HashMap<OpId, Pending<D>>,
+    inbox: VecDeque<(u32, usize, Event<Kept>)>,
+    actions: Vec<Action<Kept>>,
+    cas: Vec<(GroupId, GroupConfig)>,
+    begun: Instant,
+    min_in_sync: usize,
+    /// Comparisons under way, by group and learner.
+    walks: HashMap<(u32, BrickId), Walk>,
+    /// Pages and files on their way.
+    pace: Arc<Semaphore>,
+}
+
+impl<D: Disk> Driver<D> {
+    /// Starts the replicas of all bricks that are here.
+    pub fn new(
+        shared: Arc<Shared<D>>,
+        ledger: Arc<dyn Ledger>,
+        input: Receiver<Input<D>>,
+        seats: Vec<Seat<D>>,
+        mut stored: Vec<Vec<Stored<Kept>>>,
+        wanted: &[BrickSet],
+        replicas: usize,
+    ) -> Self {
+        let configs = ledger.groups();
+        let mut driver = Self {
+            shared,
+            ledger,
+            input,
+            seats,
+            groups: Vec::with_capacity(configs.len()),
+            asks: HashMap::new(),
+            inbox: VecDeque::new(),
+            actions: Vec::new(),
+            cas: Vec::new(),
+            begun: Instant::now(),
+            // Half of them, at least one.
+            min_in_sync: replicas.div_ceil(2).max(1),
+            walks: HashMap::new(),
+            pace: Arc::new(Semaphore::new(COPIES_AT_ONCE)),
+        };
+        for lists in &mut stored {
+            lists.reverse();
+        }
+        for (g, config) in (0..).zip(configs) {
+            let wanted = wanted.get(g as usize).copied();
+            driver.groups.push(Group {
+                config,
+                wanted,
+                copies: Vec::new(),
+                done: Vec::new(),
+                failures: Vec::new(),
+                parked: Vec::new(),
+            });
+            for (seat, lists) in stored.iter_mut().enumerate() {
+                let Some(stored) = lists.pop() else { continue };
+                let brick = driver.seats[seat].member.id;
+                let is_of_it = config.in_sync.contains(brick)
+                    || wanted.is_some_and(|wanted| wanted.contains(brick));
+                if is_of_it {
+                    driver.begin(g, seat, stored);
+                }
+            }
+            driver.tell_missing(g);
+            driver.publish_config(g);
+        }
+        driver
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            leases: None,
+            patience_us: u64::MAX,
+            retry_us: RETRY_US,
+            min_in_sync: self.min_in_sync,
+            retained: RETAINED,
+            batch: BATCH,
+            tells_commits: true,
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.begun.elapsed().as_micros() as u64)
+    }
+
+    /// Begins a life of a copy.
+    fn begin(&mut self, g: u32, seat: usize, stored: Stored<Kept>) {
+        let life = Life {
+            brick: self.seats[seat].member.id,
+            number: self.seats[seat].life,
+        };
+        let old = stored
+            .records
+            .last()
+            .map_or(stored.base.seq, |record| record.at.seq);
+        let applied = stored.checkpoint;
+        let replica = Replica::start(self.now(), life, self.terms(), stored);
+        let group = &mut self.groups[g as usize];
+        group.copies.retain(|copy| copy.seat != seat);
+        group.copies.push(Copy {
+            seat,
+            replica,
+            old,
+            applied,
+            rebases: 0,
+            rebased: Instant::now(),
+            touched: Touched::default(),
+        });
+        self.inbox
+            .push_back((g, seat, Event::Configured(group.config)));
+        if let Some(wanted) = group.wanted {
+            self.inbox.push_back((g, seat, Event::Wanted(wanted)));
+        }
+    }
+
+    fn seat_of(&self, brick: BrickId) -> Option<usize> {
+        self.seats.iter().position(|seat| seat.member.id == brick)
+    }
+
+    /// Runs until it is told to stop.
+    pub fn run(mut self) {
+        self.drain();
+        let mut ticked = Instant::now();
+        loop {
+            match self.input.recv_timeout(TICK) {
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(first) => {
+                    self.take(first);
+                    // What came meanwhile shares a batch of the logs and of the ledger.
+                    for _ in 0..1024 {
+                        match self.input.try_recv() {
+                            Ok(Input::Stop) => return self.stop(),
+                            Ok(input) => self.take(input),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.drain();
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                self.tick();
+            }
+        }
+        self.stop();
+    }
+
+    fn stop(mut self) {
+        for (_, pending) in self.asks.drain() {
+            let _ = pending.ask.answer.send(Err(StoreError::Stopping));
+        }
+        for seat in &mut self.seats {
+            let (gone, _) = std::sync::mpsc::channel();
+            seat.jobs = gone;
+            if let Some(thread) = seat.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a logging thread panicked");
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input<D>) {
+        match input {
+            Input::Request { op, group, ask } => self.request(op, group, ask),
+            Input::Decided {
+                brick,
+                group,
+                op,
+                decision,
+            } => self.decided(brick, group, op, decision),
+            Input::Logged { brick, logged } => self.logged(brick, logged),
+            Input::Applied {
+                brick,
+                life,
+                group,
+                seq,
+                result,
+            } => self.applied((brick, life), group, seq, result),
+            Input::Ready {
+                brick,
+                group,
+                epoch,
+            } => self.ready(brick, group, epoch),
+            Input::Configured(configs) => self.configured(configs),
+            Input::Synced {
+                brick,
+                marks,
+                result,
+            } => self.synced(brick, marks, result),
+            Input::Failed { brick, error } => self.failed(brick, &error),
+            Input::Revived { brick, stored } => self.revived(brick, stored),
+            Input::Tell {
+                brick,
+                life,
+                group,
+                event,
+            } => {
+                if let Some(seat) = self.seat_of(brick)
+                    && self.seats[seat].life == life
+                {
+                    self.inbox.push_back((group.0, seat, *event));
+                }
+            }
+            Input::Wanted(wanted) => self.set_wanted(&wanted),
+            Input::Stop => {}
+        }
+        self.drain();
+    }
+
+    /// Steps replicas until none has anything to say to another.
+    fn drain(&mut self) {
+        loop {
+            while let Some((g, seat, event)) = self.inbox.pop_front() {
+                let now = self.now();
+                let copies = &mut self.groups[g as usize].copies;
+                let Some(copy) = copies.iter_mut().find(|copy| copy.seat == seat) else {
+                    continue;
+                };
+                let mut actions = std::mem::take(&mut self.actions);
+                copy.replica.step(now, event, &mut actions);
+                for action in actions.drain(..) {
+                    self.act(g, seat, action);
+                }
+                self.actions = actions;
+            }
+            if self.cas.is_empty() {
+                return;
+            }
+            let batch = std::mem::take(&mut self.cas);
+            let told = self.shared.input.clone();
+            self.ledger.change(
+                batch,
+                Box::new(move |configs| {
+                    let _ = told.send(Input::Configured(configs));
+                }),
+            );
+        }
+    }
+
+    fn act(&mut self, g: u32, seat: usize, action: Action<Kept>) {
+        let (group, brick) = (GroupId(g), self.seats[seat].member.id);
+        match action {
+            Action::Send { to, message } => {
+                if let Some(to) = self.seat_of(to) {
+                    let from = brick;
+                    self.inbox
+                        .push_back((g, to, Event::Received { from, message }));
+                }
+            }
+            Action::Persist {
+                ticket,
+                keep,
+                records,
+            } => self.log(
+                seat,
+                LogJob::Persist {
+                    group,
+                    ticket,
+                    keep,
+                    records,
+                },
+            ),
+            Action::Rebase { ticket, base } => {
+                if let Some(copy) = self.copy(g, seat) {
+                    copy.rebases += 1;
+                    copy.rebased = Instant::now();
+                    copy.touched = Touched::default();
+                    copy.applied = base.seq;
+                    copy.old = u64::MAX;
+                }
+                self.log(
+                    seat,
+                    LogJob::Rebase {
+                        group,
+                        ticket,
+                        base,
+                    },
+                );
+            }
+            Action::Trim { base } => self.log(seat, LogJob::Trim { group, base }),
+            Action::Apply { record, is_partial } => self.apply(g, seat, record, is_partial),
+            Action::Decide { op, .. } => self.decide(g, seat, op),
+            Action::Answer { op, outcome } => self.answer(g, op, outcome),
+            Action::Cas { next } => self.cas.push((group, next)),
+            Action::ReadConfig => {
+                let config = self.groups[g as usize].config;
+                self.inbox.push_back((g, seat, Event::Configured(config)));
+            }
+            Action::Serving { epoch } => self.serving(g, seat, epoch),
+            Action::Alarm(alarm) => {
+                tracing::error!(group = g, brick = brick.0, ?alarm, "a group is in trouble");
+            }
+            other => self.heal(g, seat, other),
+        }
+    }
+
+    fn copy(&mut self, g: u32, seat: usize) -> Option<&mut Copy> {
+        let copies = &mut self.groups[g as usize].copies;
+        copies.iter_mut().find(|copy| copy.seat == seat)
+    }
+
+    fn log(&self, seat: usize, job: LogJob) {
+        // A thread that is gone has said that its disk failed.
+        let _ = self.seats[seat].jobs.send(job);
+    }
+
+    fn logged(&mut self, brick: BrickId, logged: Logged) {
+        let Some(seat) = self.seat_of(brick) else {
+            return;
+        };
+        for (group, ticket) in logged.persisted {
+            self.inbox
+                .push_back((group.0, seat, Event::Persisted { ticket }));
+        }
+        for (group, seq) in logged.kept {
+            self.inbox
+                .push_back((group.0, seat, Event::Checkpointed { seq }));
+        }
+        for (group, session) in logged.whole {
+            self.inbox
+                .push_back((group.0, seat, Event::Settled { session }));
+        }
+    }
+
+    fn tick(&mut self) {
+        for seat in 0..self.seats.len() {
+            if self.seats[seat].checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
+                self.checkpoint(seat);
+            }
+        }
+        for g in 0..self.groups.len() as u32 {
+            let group = &self.groups[g as usize];
+            let is_quiet = group.copies.iter().all(|copy| {
+                let brick = self.seats[copy.seat].member.id;
+                copy.replica.is_serving()
+                    || (group.config.in_sync.contains(brick) && group.config.primary != brick)
+            });
+            let is_settled = group
+                .wanted
+                .is_none_or(|wanted| wanted == group.config.in_sync);
+            if is_quiet && is_settled {
+                continue;
+            }
+            for at in 0..self.groups[g as usize].copies.len() {
+                let seat = self.groups[g as usize].copies[at].seat;
+                self.inbox.push_back((g, seat, Event::Tick));
+            }
+        }
+        self.drain();
+        self.give_up_late();
+    }
+
+    fn outcome(&mut self, g: u32, op: OpId, outcome: Outcome) {
+        match outcome {
+            Outcome::Done { at } => {
+                self.groups[g as usize].done.push((at.seq, op));
+                self.settle(g);
+            }
+            Outcome::Refused => {
+                let refusal = self.asks.get_mut(&op).and_then(|ask| ask.refusal.take());
+                self.finish(op, refusal.map_or(Ok(()), Err));
+            }
+            Outcome::Short { .. } => self.finish(op, Err(StoreError::Busy("too few bricks"))),
+            Outcome::TooFew { .. } => self.finish(op, Err(StoreError::Busy("too few bricks"))),
+            // The next primary does it, or has done it and says so.
+            Outcome::NotPrimary { .. } | Outcome::Unknown => {
+                self.groups[g as usize].parked.push(op);
+            }
+        }
+    }
+
+    fn verdict(decision: &Decision) -> Verdict<Kept> {
+        match decision {
+            Ok(Some(change)) => Verdict::Write {
+                effects: change.effects(),
+                body: Some(Arc::new(change.clone())),
+            },
+            Ok(None) | Err(_) => Verdict::Refuse,
+        }
+    }
+}

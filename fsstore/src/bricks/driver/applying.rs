@@ -1,0 +1,199 @@
+//! Committed changes on their way into the bricks' trees, and how far those are durable.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use placement::group::GroupId;
+use placement::layout::BrickId;
+use placement::replica::{OpId, Record};
+
+use super::super::kinds::Kept;
+use super::super::logger::LogJob;
+use super::{CHECKPOINT_CHANGES, Copy, Driver, Input};
+use crate::brick::disk::Disk;
+use crate::error::{Result, StoreError};
+
+impl<D: Disk> Driver<D> {
+    pub(super) fn apply(
+        &mut self,
+        g: u32,
+        seat: usize,
+        record: Arc<Record<Kept>>,
+        is_partial: bool,
+    ) {
+        let seq = record.at.seq;
+        let member = Arc::clone(&self.seats[seat].member);
+        let in_sync = self.groups[g as usize].config.in_sync.contains(member.id);
+        let Some(copy) = self.copy(g, seat) else {
+            return;
+        };
+        let checks = !in_sync || seq <= copy.old;
+        if !in_sync && copy.rebases > 0 {
+            let mut touched = copy.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            touched.extend(record.effects.iter().map(|effect| effect.name.clone()));
+        }
+        let applied = member.apply(record, checks, is_partial);
+        let (told, group) = (self.shared.input.clone(), GroupId(g));
+        let (brick, life) = (member.id, self.seats[seat].life);
+        self.shared.runtime.spawn(async move {
+            let result = applied.await;
+            let _ = told.send(Input::Applied {
+                brick,
+                life,
+                group,
+                seq,
+                result,
+            });
+        });
+    }
+
+    pub(super) fn applied(
+        &mut self,
+        (brick, life): (BrickId, u64),
+        group: GroupId,
+        seq: u64,
+        result: Result<()>,
+    ) {
+        let Some(seat) = self
+            .seat_of(brick)
+            .filter(|at| self.seats[*at].life == life)
+        else {
+            return;
+        };
+        if let Some(copy) = self.copy(group.0, seat) {
+            copy.applied = copy.applied.max(seq);
+            let found = &mut self.seats[seat];
+            let latest = found.dirty.entry(group.0).or_default();
+            *latest = seq.max(*latest);
+            found.changes += 1;
+        }
+        if let Err(error) = result {
+            self.groups[group.0 as usize]
+                .failures
+                .push((seq, seat, error));
+        }
+        self.settle(group.0);
+        if self.seats[seat].changes >= CHECKPOINT_CHANGES {
+            self.checkpoint(seat);
+        }
+    }
+
+    /// Answers what every brick in sync has applied. Where one could not and another could, the
+    /// one is taken out; where none could, that is the answer.
+    pub(super) fn settle(&mut self, g: u32) {
+        let group = &mut self.groups[g as usize];
+        if group.done.is_empty() && group.failures.is_empty() {
+            return;
+        }
+        let members = |copy: &&Copy| {
+            let member = &self.seats[copy.seat].member;
+            group.config.in_sync.contains(member.id) && !member.has_failed()
+        };
+        let counted: Vec<(usize, u64)> = group
+            .copies
+            .iter()
+            .filter(members)
+            .map(|copy| (copy.seat, copy.applied))
+            .collect();
+        let Some(upto) = counted.iter().map(|(_, applied)| *applied).min() else {
+            return;
+        };
+        let (answered, waiting) = std::mem::take(&mut group.done)
+            .into_iter()
+            .partition(|(seq, _)| *seq <= upto);
+        group.done = waiting;
+        let (failures, later): (Vec<_>, Vec<_>) = std::mem::take(&mut group.failures)
+            .into_iter()
+            .partition(|(seq, _, _)| *seq <= upto);
+        group.failures = later;
+        let answered: Vec<(u64, OpId)> = answered;
+        let mut errors: HashMap<u64, Vec<(usize, StoreError)>> = HashMap::new();
+        for (seq, seat, error) in failures {
+            if counted.iter().any(|(counted, _)| *counted == seat) {
+                errors.entry(seq).or_default().push((seat, error));
+            }
+        }
+        let mut lost = Vec::new();
+        let mut refused = HashMap::new();
+        for (seq, mut of_seq) in errors {
+            if of_seq.len() < counted.len() {
+                lost.append(&mut of_seq);
+            } else if let Some((_, error)) = of_seq.pop() {
+                refused.insert(seq, error);
+            }
+        }
+        for (seq, op) in answered {
+            let result = refused.remove(&seq).map_or(Ok(()), Err);
+            self.finish(op, result);
+        }
+        for (seq, error) in refused {
+            tracing::error!(
+                group = g,
+                seq,
+                "a change could not be made anywhere: {error}"
+            );
+        }
+        for (seat, error) in lost {
+            self.fail_seat(seat, &error);
+        }
+    }
+
+    /// Has a brick's tree synced, and then says how far it is.
+    pub(super) fn checkpoint(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        if seat.dirty.is_empty() || seat.is_checkpointing || seat.member.has_failed() {
+            return;
+        }
+        (seat.checkpointed, seat.changes) = (Instant::now(), 0);
+        seat.is_checkpointing = true;
+        let dirty = std::mem::take(&mut seat.dirty);
+        let synced = seat.member.inner.checkpoint();
+        let (told, brick) = (self.shared.input.clone(), seat.member.id);
+        let rebases = |g: u32| {
+            let copies = &self.groups[g as usize].copies;
+            let copy = copies.iter().find(|copy| copy.seat == at);
+            copy.map_or(0, |copy| copy.rebases)
+        };
+        let marks = dirty.into_iter();
+        let marks = marks
+            .map(|(g, seq)| (GroupId(g), seq, rebases(g)))
+            .collect();
+        self.shared.runtime.spawn(async move {
+            let result = synced.await;
+            let _ = told.send(Input::Synced {
+                brick,
+                marks,
+                result,
+            });
+        });
+    }
+
+    pub(super) fn synced(
+        &mut self,
+        brick: BrickId,
+        marks: Vec<(GroupId, u64, u64)>,
+        result: Result<()>,
+    ) {
+        let Some(seat) = self.seat_of(brick) else {
+            return;
+        };
+        self.seats[seat].is_checkpointing = false;
+        match result {
+            Ok(()) => {
+                let mut kept = Vec::with_capacity(marks.len());
+                for (group, seq, rebases) in marks {
+                    // Not in a log that was begun anew since.
+                    if let Some(copy) = self.copy(group.0, seat)
+                        && copy.rebases == rebases
+                    {
+                        kept.push((group, seq));
+                    }
+                }
+                self.log(seat, LogJob::Kept(kept));
+            }
+            Err(StoreError::Stopping) => {}
+            Err(error) => self.fail_seat(seat, &error),
+        }
+    }
+}

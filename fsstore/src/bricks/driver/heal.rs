@@ -1,0 +1,235 @@
+//! Bringing a brick into sync: pages of names compared, and files fetched.
+//!
+//! Pages and files are read on the primary's brick in its turn, after all that was committed
+//! before, so that they are what the replica says they are; bytes are copied beside. What is
+//! fetched is put in place in the learner's turn, in the order in which the replica said it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use placement::group::GroupId;
+use placement::layout::BrickId;
+use placement::replica::{Action, Event, Message, Payload, Position, Session, Stored};
+
+use super::super::healing;
+use super::super::kinds::{Kept, Name};
+use super::super::logger::LogJob;
+use super::super::member::Member;
+use super::super::shared::is_fault;
+use super::{Driver, Input};
+use crate::brick::disk::Disk;
+use crate::error::StoreError;
+
+/// What a brick has of a group that it never held.
+pub(super) fn nothing() -> Stored<Kept> {
+    Stored {
+        base: Position::default(),
+        records: Vec::new(),
+        checkpoint: 0,
+        is_complete: false,
+    }
+}
+
+impl<D: Disk> Driver<D> {
+    pub(super) fn heal(&mut self, g: u32, seat: usize, action: Action<Kept>) {
+        match action {
+            Action::SendPage {
+                to,
+                session,
+                after,
+                as_of,
+            } => self.send_page(g, seat, to, (session, as_of), after),
+            Action::SendCopy {
+                to,
+                session,
+                name,
+                as_of,
+            } => self.send_copy(g, seat, to, (session, as_of), name),
+            Action::Compare {
+                session,
+                page,
+                keep,
+            } => {
+                let (member, grouping) = (self.member(seat), self.shared.grouping);
+                let Some(copy) = self.copy(g, seat) else {
+                    return;
+                };
+                let (since, touched) = (copy.rebased, Arc::clone(&copy.touched));
+                let reached = member.inner.in_turn(None, |_, _| Ok(()));
+                self.then_tell(g, seat, async move {
+                    reached.await?;
+                    let own = healing::names_of(&member, grouping, GroupId(g), since).await?;
+                    let comparing = Arc::clone(&member);
+                    let compared = member.inner.in_turn(None, move |_, turn| {
+                        healing::compare(&comparing, turn, &own, &page, &keep, &touched)
+                    });
+                    let wants = compared.await?;
+                    Ok(Event::Compared { session, wants })
+                });
+            }
+            Action::Replace { name, copy } => {
+                let member = self.member(seat);
+                let replaced = member.inner.in_turn(None, {
+                    let member = Arc::clone(&member);
+                    move |_, turn| healing::replace(&member, turn, &name, copy.as_deref())
+                });
+                let (told, brick) = (self.shared.input.clone(), member.id);
+                self.shared.runtime.spawn(async move {
+                    if let Err(error) = replaced.await {
+                        let _ = told.send(Input::Failed { brick, error });
+                    }
+                });
+            }
+            Action::Settle { session, seq } => {
+                let synced = self.seats[seat].member.inner.checkpoint();
+                let (jobs, group) = (self.seats[seat].jobs.clone(), GroupId(g));
+                let (told, brick) = (self.shared.input.clone(), self.seats[seat].member.id);
+                self.shared.runtime.spawn(async move {
+                    match synced.await {
+                        Ok(()) => {
+                            let _ = jobs.send(LogJob::Whole {
+                                group,
+                                session,
+                                seq,
+                            });
+                        }
+                        Err(error) => {
+                            let _ = told.send(Input::Failed { brick, error });
+                        }
+                    }
+                });
+            }
+            // Scrubbing is not driven from here yet: nothing is found rotten.
+            _ => {}
+        }
+    }
+
+    fn member(&self, seat: usize) -> Arc<Member<D>> {
+        Arc::clone(&self.seats[seat].member)
+    }
+
+    /// Tells a replica what came of a step; a disk that failed takes its brick out.
+    fn then_tell(
+        &self,
+        g: u32,
+        seat: usize,
+        step: impl Future<Output = Result<Event<Kept>, StoreError>> + Send + 'static,
+    ) {
+        let (told, group) = (self.shared.input.clone(), GroupId(g));
+        let (brick, life) = (self.seats[seat].member.id, self.seats[seat].life);
+        self.shared.runtime.spawn(async move {
+            let input = match step.await {
+                Ok(event) => Input::Tell {
+                    brick,
+                    life,
+                    group,
+                    event: Box::new(event),
+                },
+                Err(error) => Input::Failed { brick, error },
+            };
+            let _ = told.send(input);
+        });
+    }
+
+    /// Sends a payload from one replica to another, once it was made.
+    fn then_send(
+        &self,
+        g: u32,
+        (from, to): (usize, BrickId),
+        made: impl Future<Output = Result<Payload<Kept>, StoreError>> + Send + 'static,
+    ) {
+        let Some(target) = self.seat_of(to) else {
+            return;
+        };
+        let config = self.groups[g as usize].config;
+        let (told, group) = (self.shared.input.clone(), GroupId(g));
+        let life = self.seats[target].life;
+        let from = self.seats[from].member.id;
+        self.shared.runtime.spawn(async move {
+            let payload = match made.await {
+                Ok(payload) => payload,
+                Err(error) if is_fault(&error) => {
+                    let _ = told.send(Input::Failed { brick: from, error });
+                    return;
+                }
+                // The learner asks again.
+                Err(error) => {
+                    tracing::warn!(brick = from.0, "a file could not be handed over: {error}");
+                    return;
+                }
+            };
+            let message = Message { config, payload };
+            let _ = told.send(Input::Tell {
+                brick: to,
+                life,
+                group,
+                event: Box::new(Event::Received { from, message }),
+            });
+        });
+    }
+
+    fn send_page(
+        &mut self,
+        g: u32,
+        seat: usize,
+        to: BrickId,
+        (session, as_of): (Session, u64),
+        after: Option<Name>,
+    ) {
+        let (member, grouping) = (self.member(seat), self.shared.grouping);
+        let now = (session, Arc::new(OnceLock::new()), as_of);
+        let walk = self.walks.entry((g, to)).or_insert_with(|| now.clone());
+        if walk.0 != session {
+            *walk = now;
+        }
+        // Names are those after the walk began; so what came later comes with its record.
+        let (_, begun, as_of) = walk.clone();
+        let pace = Arc::clone(&self.pace);
+        // After all that was committed before is published.
+        let reached = member.inner.in_turn(None, |_, _| Ok(()));
+        let page = async move {
+            reached.await?;
+            let begun = *begun.get_or_init(Instant::now);
+            let _permit = pace.acquire_owned().await;
+            let page = healing::page(member, grouping, GroupId(g), after, begun).await?;
+            let upto = page.upto.clone();
+            Ok(Payload::Page {
+                session,
+                page: Arc::new(page),
+                upto,
+                as_of,
+            })
+        };
+        self.then_send(g, (seat, to), page);
+    }
+
+    fn send_copy(
+        &self,
+        g: u32,
+        seat: usize,
+        to: BrickId,
+        (session, as_of): (Session, u64),
+        name: Name,
+    ) {
+        let Some(target) = self.seat_of(to) else {
+            return;
+        };
+        let (member, target) = (self.member(seat), self.member(target));
+        let (pace, shared) = (Arc::clone(&self.pace), Arc::clone(&self.shared));
+        // After all that was committed before is published.
+        let reached = member.inner.in_turn(None, |_, _| Ok(()));
+        let copy = async move {
+            reached.await?;
+            let _permit = pace.acquire_owned().await;
+            let copy = healing::copy(member, target, name.clone(), move || shared.new_op());
+            let copy = copy.await?;
+            Ok(Payload::Copy {
+                session,
+                name,
+                copy: copy.map(Arc::new),
+                as_of,
+            })
+        };
+        self.then_send(g, (seat, to), copy);
+    }
+}

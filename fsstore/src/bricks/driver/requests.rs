@@ -1,0 +1,136 @@
+//! Requests on their way through a primary.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use placement::group::GroupId;
+use placement::layout::BrickId;
+use placement::replica::{Event, OpId, Outcome};
+
+use super::{Ask, Decision, Driver, Input, PATIENCE, Pending};
+use crate::brick::disk::Disk;
+use crate::error::{Result, StoreError};
+
+impl<D: Disk> Driver<D> {
+    pub(super) fn request(&mut self, op: OpId, group: GroupId, ask: Ask<D>) {
+        self.asks.insert(
+            op,
+            Pending {
+                group,
+                ask,
+                refusal: None,
+                since: Instant::now(),
+            },
+        );
+        self.ask_primary(op);
+    }
+
+    /// Gives a request to the primary; where there is none it waits for one.
+    pub(super) fn ask_primary(&mut self, op: OpId) {
+        let Some(pending) = self.asks.get(&op) else {
+            return;
+        };
+        let g = pending.group.0;
+        let primary = self.groups[g as usize].config.primary;
+        match self.seat_of(primary) {
+            Some(seat) => {
+                let names = pending.ask.names.clone();
+                let body = None;
+                self.inbox
+                    .push_back((g, seat, Event::Request { op, names, body }));
+            }
+            None => self.groups[g as usize].parked.push(op),
+        }
+    }
+
+    pub(super) fn decide(&mut self, g: u32, seat: usize, op: OpId) {
+        let Some(pending) = self.asks.get(&op) else {
+            let verdict = placement::replica::Verdict::Refuse;
+            self.inbox
+                .push_back((g, seat, Event::Decided { op, verdict }));
+            return;
+        };
+        let decide = Arc::clone(&pending.ask.decide);
+        let member = Arc::clone(&self.seats[seat].member);
+        if !pending.ask.looks {
+            let decision = decide(&member.inner);
+            self.decided(member.id, GroupId(g), op, decision);
+            return;
+        }
+        // In the turn: after all that was committed before, before anything that comes.
+        let looked = member
+            .inner
+            .in_turn(None, move |inner, _| Ok(decide(inner)));
+        let (told, group, brick) = (self.shared.input.clone(), GroupId(g), member.id);
+        self.shared.runtime.spawn(async move {
+            let decision = looked.await.and_then(|decision| decision);
+            let _ = told.send(Input::Decided {
+                brick,
+                group,
+                op,
+                decision,
+            });
+        });
+    }
+
+    pub(super) fn decided(&mut self, brick: BrickId, group: GroupId, op: OpId, decision: Decision) {
+        let Some(seat) = self.seat_of(brick) else {
+            return;
+        };
+        let verdict = Self::verdict(&decision);
+        match decision {
+            // It says nothing of what stands there.
+            Err(error @ (StoreError::Io { .. } | StoreError::ReadOnly))
+                if self.has_other(group) =>
+            {
+                self.fail_seat(seat, &error);
+                return;
+            }
+            Err(error) => {
+                if let Some(pending) = self.asks.get_mut(&op) {
+                    pending.refusal = Some(error);
+                }
+            }
+            Ok(_) => {}
+        }
+        self.inbox
+            .push_back((group.0, seat, Event::Decided { op, verdict }));
+    }
+
+    fn has_other(&self, group: GroupId) -> bool {
+        self.groups[group.0 as usize].config.in_sync.len() > 1
+    }
+
+    pub(super) fn answer(&mut self, g: u32, op: OpId, outcome: Outcome) {
+        if self.asks.contains_key(&op) {
+            self.outcome(g, op, outcome);
+        }
+    }
+
+    /// Tells whoever asked.
+    pub(super) fn finish(&mut self, op: OpId, result: Result<()>) {
+        for seat in &self.seats {
+            seat.member.unstage(op);
+        }
+        if let Some(pending) = self.asks.remove(&op) {
+            // Nobody waits where the request was dropped; what was done stands all the same.
+            let _ = pending.ask.answer.send(result);
+        }
+    }
+
+    /// Ends requests that waited too long for a primary.
+    pub(super) fn give_up_late(&mut self) {
+        for g in 0..self.groups.len() {
+            let parked = std::mem::take(&mut self.groups[g].parked);
+            for op in parked {
+                match self.asks.get(&op) {
+                    Some(pending) if pending.since.elapsed() < PATIENCE => {
+                        self.groups[g].parked.push(op);
+                    }
+                    Some(_) => self.finish(op, Err(StoreError::Busy("no brick of its group"))),
+                    None => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A volume over bricks, started and stopped.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use placement::group::{GroupId, Grouping};
+use placement::layout::BrickId;
+use placement::replica::BrickSet;
+
+use super::driver::{Driver, Input, Seat};
+use super::ledger::Ledger;
+use super::log::ReplicaLog;
+use super::logger::{Members, start as start_logger};
+use super::member::Member;
+use super::shared::Shared;
+use crate::brick::Brick;
+use crate::brick::disk::Disk;
+use crate::brick::osdisk::OsDisk;
+use crate::brick::sink::off_thread;
+use crate::error::{Result, StoreError};
+
+/// Most bricks of a volume.
+pub const MAX_BRICKS: usize = 64;
+
+/// A brick that is here.
+pub struct Present<D: Disk> {
+    /// Its number in the volume.
+    pub id: BrickId,
+    /// The brick, opened as a [member](crate::brick::BrickOptions::member).
+    pub brick: Brick<D>,
+    /// Its directory may be an older copy: nothing on it counts before it was compared.
+    pub is_doubted: bool,
+}
+
+/// What a volume is made of.
+pub struct Setup<D: Disk> {
+    /// The bricks that are here.
+    pub bricks: Vec<Present<D>>,
+    /// How names are spread.
+    pub grouping: Grouping,
+    /// Copies of each group.
+    pub replicas: usize,
+    /// Counts the volume's starts, durably.
+    pub term: u64,
+    /// Which bricks should hold each group.
+    pub wanted: Vec<BrickSet>,
+}
+
+/// See the module. Clones share it; [`Bricks::close`] ends it in order.
+pub struct Bricks<D: Disk = OsDisk> {
+    pub(super) shared: Arc<Shared<D>>,
+    driver: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl<D: Disk> Clone for Bricks<D> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            driver: Arc::clone(&self.driver),
+        }
+    }
+}
+
+impl<D: Disk> Bricks<D> {
+    /// Starts a volume over bricks. Within a tokio runtime. Errors: those of the bricks' logs.
+    pub async fn start(setup: Setup<D>, ledger: Arc<dyn Ledger>) -> Result<Self> {
+        off_thread(move || Self::start_blocking(setup, ledger)).await
+    }
+
+    fn start_blocking(setup: Setup<D>, ledger: Arc<dyn Ledger>) -> Result<Self> {
+        let Setup {
+            bricks,
+            grouping,
+            replicas,
+            term,
+            wanted,
+        } = setup;
+        if bricks.is_empty() || bricks.len() > MAX_BRICKS {
+            return Err(StoreError::Corrupt(format!("{} bricks", bricks.len())));
+        }
+        // In its first epoch a volume was never served: what stands is all there is.
+        let is_new = ledger.groups().iter().all(|config| config.epoch <= 1);
+        let count = grouping.count();
+        let (input, inputs) = channel();
+        let members: Members<D> = Arc::new(RwLock::new(Vec::new()));
+        let (mut seats, mut stored, mut last_op, mut now) = (Vec::new(), Vec::new(), 0, 0);
+        for Present {
+            id,
+            brick,
+            is_doubted,
+        } in bricks
+        {
+            let member = Arc::new(Member::new(id, brick)?);
+            let disk = Arc::clone(member.inner.disk());
+            let is_whole = is_new && !is_doubted;
+            let log = ReplicaLog::open(disk, Arc::clone(member.dir()), count, is_whole)?;
+            let needed: std::collections::HashSet<_> = log.staged_ops().collect();
+            member.sweep(|op| needed.contains(&op))?;
+            last_op = last_op.max(log.last_op());
+            now = now.max(u64::try_from(member.inner.now().0).unwrap_or(0));
+            let mut lists: Vec<_> = (0..count).map(|g| log.stored(GroupId(g))).collect();
+            for group in &mut lists {
+                group.is_complete &= !is_doubted;
+            }
+            stored.push(lists);
+            let all = Arc::clone(&members);
+            let (jobs, thread) = start_logger(Arc::clone(&member), all, log, count, input.clone())
+                .map_err(|e| StoreError::from_io("start a logging thread", e))?;
+            seats.push(Seat::new(Arc::clone(&member), jobs, thread, term << 16));
+            members
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(member);
+        }
+        let first_op = last_op.max(now) + 1;
+        let shared = Arc::new(Shared::new(grouping, members, input, first_op));
+        let driver = Driver::new(
+            Arc::clone(&shared),
+            ledger,
+            inputs,
+            seats,
+            stored,
+            &wanted,
+            replicas,
+        );
+        let thread = std::thread::Builder::new()
+            .name("bricks".to_owned())
+            .spawn(move || driver.run())
+            .map_err(|e| StoreError::from_io("start the driver", e))?;
+        Ok(Self {
+            shared,
+            driver: Arc::new(Mutex::new(Some(thread))),
+        })
+    }
+
+    /// Bricks that are known to be of no use.
+    pub fn failed(&self) -> Vec<BrickId> {
+        let members = self.shared.all_members();
+        let failed = members.iter().filter(|member| member.has_failed());
+        failed.map(|member| member.id).collect()
+    }
+
+    /// Says which bricks should hold each group from now on.
+    pub fn set_wanted(&self, wanted: Vec<BrickSet>) {
+        let _ = self.shared.input.send(Input::Wanted(wanted));
+    }
+
+    /// Finishes what was begun; later calls answer Stopping.
+    pub async fn close(&self) -> Result<()> {
+        let driver = Arc::clone(&self.driver);
+        let input = self.shared.input.clone();
+        off_thread(move || {
+            let thread = driver.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                let _ = input.send(Input::Stop);
+                if thread.join().is_err() {
+                    tracing::error!("the driver panicked");
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        for member in self.shared.all_members() {
+            member.close().await?;
+        }
+        Ok(())
+    }
+}
