@@ -73,7 +73,7 @@ class MooseFS:
         data, disk = self.home / f"chunk{number}", self.home / f"disk{number}"
         data.mkdir(exist_ok=True)
         disk.mkdir(exist_ok=True)
-        (data / "hdd.cfg").write_text(f"{disk} 4GiB\n")
+        (data / "hdd.cfg").write_text(f"{disk}\n")
         (data / "chunk.cfg").write_text(
             f"WORKING_USER = root\nWORKING_GROUP = root\nDATA_PATH = {data}\nHDD_CONF_FILENAME = {data}/hdd.cfg\n"
             f"HDD_LEAVE_SPACE_DEFAULT = 0\nMASTER_HOST = {ADDRESS}\nCSSERV_LISTEN_HOST = {ADDRESS}\n"

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use super::claim::Claim;
-use super::disk::{Dir, SharedDisk, is_stale, kind_at};
+use super::disk::{Dir, SharedDisk, is_gone, kind_at};
 use super::{Inner, claim_of_bucket};
 use crate::brick::buckets::{
     BucketRecord, MAX_RECORD_LEN_BYTES, RECORD_VERSION, holds_anything, read_record, remove_all_in,
@@ -327,7 +327,7 @@ impl Inner {
 fn remove_dir(disk: &SharedDisk, parent: &Dir, name: &str) -> Result<()> {
     match disk.remove_dir(parent, name) {
         Ok(()) => Ok(()),
-        Err(e) if is_absent(&e) || is_stale(&e) => Ok(()),
+        Err(e) if is_absent(&e) || is_gone(&e) => Ok(()),
         Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Err(StoreError::BucketNotEmpty),
         Err(e) => Err(StoreError::from_io("remove a bucket", e)),
     }

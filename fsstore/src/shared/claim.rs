@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::disk::{Dir, SharedDisk, is_stale};
+use super::disk::{Dir, SharedDisk, is_gone};
 use crate::brick::disk::{Disk, DiskFile};
 use crate::brick::osdisk::OsFile;
 use crate::brick::tree::{failed, is_absent};
@@ -112,7 +112,7 @@ impl Claims {
         let make = || self.disk.make_dir(&self.staging, &path, PRIVATE_DIR_MODE);
         match make() {
             // Our first, or another gateway took us for dead and swept.
-            Err(e) if is_absent(&e) || is_stale(&e) => {
+            Err(e) if is_absent(&e) || is_gone(&e) => {
                 match self
                     .disk
                     .make_dir(&self.staging, &self.home, PRIVATE_DIR_MODE)
@@ -339,7 +339,7 @@ impl Claim {
     /// claim was broken, or where the directory it goes to is gone: see [`Self::has`].
     pub fn place(&self, entry: &str, to: &Dir, name: &str) -> io::Result<()> {
         match self.claims.disk.rename(&self.dir, entry, to, name) {
-            Err(e) if is_stale(&e) => Err(ErrorKind::NotFound.into()),
+            Err(e) if is_gone(&e) => Err(ErrorKind::NotFound.into()),
             other => other,
         }
     }
@@ -348,7 +348,7 @@ impl Claim {
     pub fn place_new(&self, entry: &str, to: &Dir, name: &str) -> io::Result<()> {
         let disk = &self.claims.disk;
         match disk.link_name(&self.dir, entry, to, name) {
-            Err(e) if is_stale(&e) => return Err(ErrorKind::NotFound.into()),
+            Err(e) if is_gone(&e) => return Err(ErrorKind::NotFound.into()),
             other => other?,
         }
         let _ = disk.unlink(&self.dir, entry);
@@ -360,7 +360,7 @@ impl Claim {
     pub fn take(&self, from: &Dir, name: &str) -> io::Result<()> {
         let entry = self.claims.new_name();
         match self.claims.disk.rename(from, name, &self.dir, &entry) {
-            Err(e) if is_stale(&e) => Err(ErrorKind::NotFound.into()),
+            Err(e) if is_gone(&e) => Err(ErrorKind::NotFound.into()),
             other => other,
         }
     }
@@ -401,7 +401,7 @@ impl Claim {
         let next = self.claims.new_name();
         match self.claims.disk.rename(&self.dir, name, &self.dir, &next) {
             Ok(()) => Ok(()),
-            Err(e) if is_absent(&e) || is_stale(&e) => Err(StoreError::Conflict),
+            Err(e) if is_absent(&e) || is_gone(&e) => Err(StoreError::Conflict),
             Err(e) => Err(StoreError::from_io("renew a claim", e)),
         }
     }

@@ -52,9 +52,14 @@ fn fresh<T>(look: impl Fn() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Whether what a descriptor or a name led to is there no more.
-pub fn is_stale(e: &io::Error) -> bool {
+fn is_stale(e: &io::Error) -> bool {
     e.raw_os_error().map(Errno::from_raw_os_error) == Some(Errno::STALE)
+}
+
+/// Whether what a descriptor leads to is there no more: NFS, CephFS and Gluster say ESTALE then,
+/// MooseFS ENOENT.
+pub fn is_gone(e: &io::Error) -> bool {
+    is_stale(e) || e.kind() == io::ErrorKind::NotFound
 }
 
 impl SharedDisk {
@@ -173,7 +178,7 @@ impl Disk for SharedDisk {
     fn read_dir(&self, dir: &OwnedFd, visit: &mut dyn FnMut(DirEntry) -> bool) -> io::Result<()> {
         match self.os.read_dir(dir, visit) {
             // Removed while it was read: nothing is in it.
-            Err(e) if is_stale(&e) => Ok(()),
+            Err(e) if is_gone(&e) => Ok(()),
             other => other,
         }
     }
@@ -182,7 +187,7 @@ impl Disk for SharedDisk {
         match self.os.sync_dir(dir) {
             // A directory that is gone has nothing to make durable, and some FUSE file systems
             // make names durable at once and know no fsync of directories.
-            Err(e) if is_stale(&e) || is_unsupported(&e) => Ok(()),
+            Err(e) if is_gone(&e) || is_unsupported(&e) => Ok(()),
             other => other,
         }
     }
@@ -197,7 +202,7 @@ impl Disk for SharedDisk {
 
     fn dir_record(&self, dir: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
         match self.os.dir_record(dir) {
-            Err(e) if is_stale(&e) => Ok(None),
+            Err(e) if is_gone(&e) => Ok(None),
             other => other,
         }
     }

@@ -142,7 +142,7 @@ impl Inner {
     ) -> Result<Vec<Candidate>> {
         let mut candidates = Vec::new();
         while candidates.len() < limit {
-            let Some(key) = walk.next()? else { break };
+            let Some(key) = walk.next_key()? else { break };
             let prefix = query.prefix.as_str();
             if !key.as_str().starts_with(prefix) {
                 break;
@@ -217,7 +217,7 @@ impl Inner {
     /// Whether any object's key begins with this.
     fn has_any(&self, bucket: &BucketName, prefix: &str) -> Result<bool> {
         let mut walk = Walk::new(&self.tree, &self.names, bucket, prefix)?;
-        while let Some(key) = walk.next()? {
+        while let Some(key) = walk.next_key()? {
             if !key.as_str().starts_with(prefix) {
                 return Ok(false);
             }
@@ -320,7 +320,7 @@ impl Inner {
         mut visit: impl FnMut(ObjectKey) -> Result<bool>,
     ) -> Result<()> {
         let mut walk = Walk::new(&self.tree, &self.names, bucket, "")?;
-        while let Some(key) = walk.next()? {
+        while let Some(key) = walk.next_key()? {
             if !visit(key)? {
                 break;
             }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::Inner;
-use super::disk::SharedDisk;
+use super::disk::{SharedDisk, is_gone};
 use crate::brick::attrs::Record;
 use crate::brick::disk::{Disk, DiskFile, FileFacts};
 use crate::brick::look::{Looked, claims_digests, state_of};
@@ -18,19 +18,20 @@ use crate::name::ObjectKey;
 use crate::object::Locator;
 
 /// How often an object whose name leads nowhere just now is looked up again.
-const MAX_ROUNDS: usize = 3;
+const MAX_ROUNDS: usize = 10;
 
 impl Inner {
     /// Looks at an object; none where there is none. Blocks.
     pub(super) fn look_blocking(&self, at: &Locator) -> Result<Option<Looked<SharedDisk>>> {
-        for round in 0..MAX_ROUNDS {
-            let Some(found) = self.find(at)? else {
-                return Ok(None);
+        for _ in 0..MAX_ROUNDS {
+            let looked = match self.find(at) {
+                Ok(None) => return Ok(None),
+                Ok(Some(found)) => self.looked(&at.key, found),
+                Err(e) => Err(e),
             };
-            match self.looked(&at.key, found) {
+            match looked {
                 // Replaced or removed between its opening and the reading of its record.
-                Err(StoreError::Io { source, .. })
-                    if round + 1 < MAX_ROUNDS && super::disk::is_stale(&source) => {}
+                Err(StoreError::Io { source, .. }) if is_gone(&source) => {}
                 other => return other.map(Some),
             }
         }

@@ -77,7 +77,7 @@ pub struct SharedOptions {
     /// Whether a directory's times tell every gateway at once of every change in it, so that the
     /// names of a quiet directory need not be read again.
     pub trusts_dir_times: bool,
-    /// Pause between two rounds of upkeep.
+    /// Shortest pause between two rounds of upkeep.
     pub upkeep_interval: Duration,
     /// How long another gateway's claim must not have moved before it is broken.
     pub patience: Duration,
@@ -93,7 +93,7 @@ impl SharedOptions {
             durability: ByBucket::default(),
             hash: ByBucket::default(),
             trusts_dir_times: false,
-            upkeep_interval: Duration::from_secs(30),
+            upkeep_interval: Duration::from_secs(5),
             patience: claim::PATIENCE,
             clock: Clock::system(),
         }

@@ -116,7 +116,7 @@ impl Presence {
             };
             match file.read_at(0, MAX_LEN_BYTES) {
                 Ok(bytes) => drop(seen.insert(name, bytes)),
-                Err(e) if super::disk::is_stale(&e) => {}
+                Err(e) if super::disk::is_gone(&e) => {}
                 Err(e) => return Err(fail(e)),
             }
         }

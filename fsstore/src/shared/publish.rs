@@ -190,7 +190,7 @@ impl Inner {
         let dir = match self.tree.make_dir_for(parent, name, owner) {
             Ok(dir) => dir,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(None),
-            Err(e) if is_absent(&e) || super::disk::is_stale(&e) => return Ok(None),
+            Err(e) if is_absent(&e) || super::disk::is_gone(&e) => return Ok(None),
             Err(e) => return Err(failed("make a directory")(e)),
         };
         let state = DirState {
@@ -255,7 +255,7 @@ impl Inner {
                         match disk.make_dir(&dir, name, OWN_DIR_MODE) {
                             Ok(()) => self.sync_dir(&dir, is_durable)?,
                             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                            Err(e) if is_absent(&e) || super::disk::is_stale(&e) => {}
+                            Err(e) if is_absent(&e) || super::disk::is_gone(&e) => {}
                             Err(e) => return Err(fail(e)),
                         }
                         disk.open_dir(&dir, name)

@@ -201,7 +201,7 @@ impl Inner {
             match disk.remove_dir(&parent, name) {
                 Ok(()) => self.sync_dir(&parent, self.is_durable(bucket))?,
                 Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => return Ok(()),
-                Err(e) if is_absent(&e) || super::disk::is_stale(&e) => return Ok(()),
+                Err(e) if is_absent(&e) || super::disk::is_gone(&e) => return Ok(()),
                 Err(e) => return Err(failed("remove an empty directory")(e)),
             }
             match parent_path {

@@ -1,8 +1,7 @@
 //! Staged bytes and how they become an object. The steps of a PUT, in this order:
 //!
 //! 1. the body goes to a file in a directory of this request's own in staging;
-//! 2. it is synced, then given its time, then its record: what a file system wrote back later
-//!    must not move the time that the record names;
+//! 2. it gets its owner, its time and its record, and is synced;
 //! 3. the directory becomes the key's claim; the precondition is decided;
 //! 4. the file is renamed out of the claim to its name, which publishes it and ends the claim;
 //! 5. the directory is synced, and the caller answered.
@@ -27,6 +26,9 @@ use crate::volume::{CommitOptions, StageOptions, Staged};
 
 /// From this announced length on, room is asked for before the body is taken, in bytes.
 const LARGE_LEN_BYTES: u64 = 1 << 20;
+
+/// How often a file's time is set that does not stay.
+const MAX_SEALS: usize = 4;
 
 /// A file on its way, in a directory of its own in staging.
 pub struct Slot {
@@ -116,45 +118,56 @@ impl Inner {
         seal: Seal,
         owner: &FileOwner,
     ) -> Result<Whole> {
-        let whole = self.seal_own(file, seal)?;
         self.tree
-            .give_file(at, &whole.file, owner)
+            .give_file(at, &file, owner)
             .map_err(failed("give a file to its owner"))?;
-        if self.is_durable(&at.bucket) {
-            whole.file.sync().map_err(failed("make a file durable"))?;
-        }
-        Ok(whole)
+        self.seal_own(file, seal, self.is_durable(&at.bucket))
     }
 
-    /// As [`Self::seal`], of a file that stays the server's own. The record is durable with the
-    /// file's next sync.
-    pub(super) fn seal_own(&self, file: Arc<OsFile>, seal: Seal) -> Result<Whole> {
+    /// As [`Self::seal`], of a file that stays the server's own. Bytes that a file system writes
+    /// back late may move the time once more, past the record: so it is looked at again after
+    /// the sync, and done again where that happened.
+    pub(super) fn seal_own(
+        &self,
+        file: Arc<OsFile>,
+        seal: Seal,
+        is_durable: bool,
+    ) -> Result<Whole> {
         let Seal {
             mut record,
             len_bytes,
             modified_ns,
         } = seal;
-        file.sync().map_err(failed("make a file durable"))?;
-        file.set_modified(modified_ns)
-            .map_err(failed("set a file's time"))?;
-        let facts = Self::facts_of(&*file)?;
-        if facts.len_bytes != len_bytes {
-            return Err(StoreError::Io {
-                action: "write staged bytes",
-                source: std::io::Error::other("the file is not as long as what was written"),
+        let wrong = |what: &str| StoreError::Io {
+            action: "write staged bytes",
+            source: std::io::Error::other(what.to_owned()),
+        };
+        for _ in 0..MAX_SEALS {
+            file.set_modified(modified_ns)
+                .map_err(failed("set a file's time"))?;
+            let facts = Self::facts_of(&*file)?;
+            if facts.len_bytes != len_bytes {
+                return Err(wrong("the file is not as long as what was written"));
+            }
+            record.state = Some(DigestState {
+                len_bytes,
+                mtime_ns: facts.mtime_ns,
+                ino: facts.ino,
             });
+            self.tree.records.save(&file, &facts, &record)?;
+            if is_durable || self.tree.disk.is_remote() {
+                file.sync().map_err(failed("make a file durable"))?;
+            }
+            let now = Self::facts_of(&*file)?;
+            if (now.mtime_ns, now.len_bytes) == (facts.mtime_ns, len_bytes) {
+                return Ok(Whole {
+                    file,
+                    record,
+                    facts: now,
+                });
+            }
         }
-        record.state = Some(DigestState {
-            len_bytes,
-            mtime_ns: facts.mtime_ns,
-            ino: facts.ino,
-        });
-        self.tree.records.save(&file, &facts, &record)?;
-        Ok(Whole {
-            file,
-            record,
-            facts,
-        })
+        Err(wrong("the file's time does not stay"))
     }
 
     /// Publishes a whole file of a slot at its key.

@@ -32,6 +32,8 @@ const NAME: &str = "upkeep";
 const LEASE: Duration = Duration::from_secs(30);
 /// How often it is renewed.
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+/// For how many times as long as a round took nothing is done.
+const REST: u32 = 20;
 /// A file must have been left alone for so long before it is read for its digest, in nanoseconds.
 const SETTLED_NS: i64 = 3_000_000_000;
 
@@ -61,12 +63,13 @@ impl Lease {
 
 /// Does the upkeep for as long as the gateway lives.
 pub(super) fn start(inner: &Arc<Inner>) {
-    let pause = inner.options.upkeep_interval;
+    let shortest = inner.options.upkeep_interval;
     let inner = Arc::downgrade(inner);
     tokio::spawn(async move {
-        let mut watched = Watched::default();
+        let (mut watched, mut pause) = (Watched::default(), shortest);
         loop {
             tokio::time::sleep(pause).await;
+            let began = Instant::now();
             let Some(live) = inner.upgrade().filter(|inner| !inner.is_stopping()) else {
                 return;
             };
@@ -78,6 +81,7 @@ pub(super) fn start(inner: &Arc<Inner>) {
                 return;
             };
             watched = seen;
+            pause = shortest.max(began.elapsed() * REST);
             match outcome {
                 Ok(()) | Err(StoreError::Stopping | StoreError::Conflict) => {}
                 Err(e) => tracing::warn!("the upkeep stopped half-way: {e}"),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Inner;
-use super::disk::{Dir, SharedDisk, is_stale};
+use super::disk::{Dir, SharedDisk, is_gone};
 use super::staged::{Seal, Slot};
 use crate::brick::attrs::Record;
 use crate::brick::disk::{Disk, DiskFile, FileKind};
@@ -285,7 +285,7 @@ impl Inner {
             remove_all(disk, &dir).map_err(&fail)?;
             match disk.remove_dir(&parent, name) {
                 Ok(()) => return Ok(()),
-                Err(e) if is_absent(&e) || is_stale(&e) => return Ok(()),
+                Err(e) if is_absent(&e) || is_gone(&e) => return Ok(()),
                 // A part that was just being renamed there.
                 Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => {}
                 Err(e) => return Err(fail(e)),
@@ -302,7 +302,7 @@ impl Inner {
         let uploads = &self.tree.own.uploads;
         match self.tree.disk.remove_dir(uploads, bucket.as_str()) {
             Ok(()) => Ok(()),
-            Err(e) if is_absent(&e) || is_stale(&e) => Ok(()),
+            Err(e) if is_absent(&e) || is_gone(&e) => Ok(()),
             // One that was begun just now; the next bucket of this name removes it.
             Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
             Err(e) => Err(StoreError::from_io("remove uploads", e)),
@@ -325,7 +325,7 @@ impl Inner {
         let opened = self.open_upload(at, &upload.id)?;
         let placed = slot.stage.place(&slot.entry, &opened.dir, &name_of(number));
         match placed {
-            Err(e) if is_absent(&e) || is_stale(&e) => return Err(StoreError::NoSuchUpload),
+            Err(e) if is_absent(&e) || is_gone(&e) => return Err(StoreError::NoSuchUpload),
             other => other.map_err(failed("record a part"))?,
         }
         self.sync_dir(&opened.dir, true)?;
@@ -383,8 +383,7 @@ impl StagedPart for SharedPart {
                 len_bytes: taken.digests.len_bytes,
                 modified_ns: inner.now_ns(),
             };
-            let whole = inner.seal_own(taken.file, seal)?;
-            whole.file.sync().map_err(failed("make a part durable"))?;
+            let whole = inner.seal_own(taken.file, seal, true)?;
             let part = PartInfo {
                 number,
                 len_bytes: whole.facts.len_bytes,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::disk::{Dir, SharedDisk};
+use super::disk::{Dir, SharedDisk, is_gone};
 use crate::brick::disk::{Disk, FileKind};
 use crate::brick::tree::{Tree, is_absent, is_forbidden};
 use crate::clock::Clock;
@@ -264,6 +264,8 @@ impl<'a> Walk<'a> {
                 tracing::warn!(prefix, "a directory cannot be listed: {e}");
                 return Ok(());
             }
+            // Removed since it was opened.
+            Err(StoreError::Io { source, .. }) if is_gone(&source) => return Ok(()),
             other => other?,
         };
         self.read_escaped()?;
@@ -279,7 +281,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The next key at which an object may stand, in order.
-    pub fn next(&mut self) -> Result<Option<ObjectKey>> {
+    pub fn next_key(&mut self) -> Result<Option<ObjectKey>> {
         loop {
             if self.waiting.is_none() {
                 self.waiting = self.next_plain()?;

@@ -149,7 +149,7 @@ async fn an_upload_is_begun_fed_and_completed_on_three_gateways() {
     };
     let options = ComposeOptions::default();
     let made = three
-        .compose(&at("k"), &id, &[claim.clone()], options)
+        .compose(&at("k"), &id, std::slice::from_ref(&claim), options)
         .await;
     let made = made.unwrap();
     assert_eq!(made.attrs.user["colour"], "red");
