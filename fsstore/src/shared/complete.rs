@@ -172,7 +172,7 @@ impl Inner {
             len_bytes: composition.len_bytes,
             modified_ns: modified.unwrap_or_else(|| self.now_ns()),
         };
-        let whole = self.seal(at, Arc::new(file), seal, &upload.file_owner)?;
+        let whole = self.seal(at, &file, seal, &upload.file_owner)?;
         let commit = Commit {
             precondition: options.precondition,
             owner: upload.file_owner,

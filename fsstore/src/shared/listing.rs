@@ -256,7 +256,7 @@ impl Inner {
         let facts = looked.found.facts;
         let is_plain = looked.found.file.is_some() && !looked.found.escaped;
         let entry = entry_of(looked.info);
-        if is_plain && !entry.etag.is_provisional() && self.is_quiet(&facts) {
+        if is_plain && self.is_quiet(&facts) {
             let row = Row {
                 facts,
                 entry: entry.clone(),

@@ -147,11 +147,7 @@ impl Inner {
         }
         self.tree.records.save(&file, &facts, &record)?;
         file.sync().map_err(failed("make a record durable"))?;
-        let whole = Whole {
-            file: Arc::new(file),
-            record,
-            facts,
-        };
+        let whole = Whole { record, facts };
         // The claim's first file stays in it, so that it is ours until all is done.
         let new = NewFile {
             claim,

@@ -230,8 +230,17 @@ impl Inner {
         };
         let shelter = format!("{bucket}/{}", keypath::escaped_path(&at.key));
         let (_, shelter_name) = split_parent(&shelter);
-        let dir = self.make_own_dirs(bucket, &shelter, true)?;
-        claim.place(&entry, &dir, shelter_name).map_err(&fail)?;
+        let mut rounds = 0..MAX_ROUNDS;
+        let dir = loop {
+            let dir = self.make_own_dirs(bucket, &shelter, true)?;
+            match claim.place(&entry, &dir, shelter_name) {
+                Ok(()) => break dir,
+                // Removed because it was empty, as we came.
+                Err(e) if is_absent(&e) && claim.has(&entry) && rounds.next().is_some() => {}
+                Err(e) if is_absent(&e) => return Err(StoreError::Conflict),
+                Err(e) => return Err(fail(e)),
+            }
+        };
         self.sync_dir(&dir, true)?;
         absent_is_none(claim.take(parent, name)).map_err(&fail)?;
         self.sync_dir(parent, true)

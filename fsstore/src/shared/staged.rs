@@ -45,9 +45,8 @@ pub struct SharedStaged {
     pub(super) sink: Sink<SharedDisk>,
 }
 
-/// A file with all its bytes and its record.
+/// What a file with all its bytes and its record is.
 pub(super) struct Whole {
-    pub(super) file: Arc<OsFile>,
     pub(super) record: Record,
     pub(super) facts: FileFacts,
 }
@@ -114,12 +113,12 @@ impl Inner {
     pub(super) fn seal(
         &self,
         at: &Locator,
-        file: Arc<OsFile>,
+        file: &OsFile,
         seal: Seal,
         owner: &FileOwner,
     ) -> Result<Whole> {
         self.tree
-            .give_file(at, &file, owner)
+            .give_file(at, file, owner)
             .map_err(failed("give a file to its owner"))?;
         self.seal_own(file, seal, self.is_durable(&at.bucket))
     }
@@ -127,12 +126,7 @@ impl Inner {
     /// As [`Self::seal`], of a file that stays the server's own. Bytes that a file system writes
     /// back late may move the time once more, past the record: so it is looked at again after
     /// the sync, and done again where that happened.
-    pub(super) fn seal_own(
-        &self,
-        file: Arc<OsFile>,
-        seal: Seal,
-        is_durable: bool,
-    ) -> Result<Whole> {
+    pub(super) fn seal_own(&self, file: &OsFile, seal: Seal, is_durable: bool) -> Result<Whole> {
         let Seal {
             mut record,
             len_bytes,
@@ -145,7 +139,7 @@ impl Inner {
         for _ in 0..MAX_SEALS {
             file.set_modified(modified_ns)
                 .map_err(failed("set a file's time"))?;
-            let facts = Self::facts_of(&*file)?;
+            let facts = Self::facts_of(file)?;
             if facts.len_bytes != len_bytes {
                 return Err(wrong("the file is not as long as what was written"));
             }
@@ -154,17 +148,13 @@ impl Inner {
                 mtime_ns: facts.mtime_ns,
                 ino: facts.ino,
             });
-            self.tree.records.save(&file, &facts, &record)?;
+            self.tree.records.save(file, &facts, &record)?;
             if is_durable || self.tree.disk.is_remote() {
                 file.sync().map_err(failed("make a file durable"))?;
             }
-            let now = Self::facts_of(&*file)?;
+            let now = Self::facts_of(file)?;
             if (now.mtime_ns, now.len_bytes) == (facts.mtime_ns, len_bytes) {
-                return Ok(Whole {
-                    file,
-                    record,
-                    facts: now,
-                });
+                return Ok(Whole { record, facts: now });
             }
         }
         Err(wrong("the file's time does not stay"))
@@ -287,6 +277,6 @@ impl Inner {
             len_bytes: taken.digests.len_bytes,
             modified_ns: modified.unwrap_or_else(|| self.now_ns()),
         };
-        self.seal(at, taken.file, seal, &options.file_owner)
+        self.seal(at, &taken.file, seal, &options.file_owner)
     }
 }

@@ -383,7 +383,7 @@ impl StagedPart for SharedPart {
                 len_bytes: taken.digests.len_bytes,
                 modified_ns: inner.now_ns(),
             };
-            let whole = inner.seal_own(taken.file, seal, true)?;
+            let whole = inner.seal_own(&taken.file, seal, true)?;
             let part = PartInfo {
                 number,
                 len_bytes: whole.facts.len_bytes,
