@@ -81,6 +81,11 @@ impl Claims {
         &self.disk
     }
 
+    /// Takes this gateway's directory in staging away, where nothing is on its way.
+    pub fn leave(&self) {
+        let _ = self.disk.remove_dir(&self.staging, &self.home);
+    }
+
     /// A name that nobody else ever uses.
     pub fn new_name(&self) -> String {
         let n = self.next.fetch_add(1, Ordering::Relaxed);

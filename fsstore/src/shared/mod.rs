@@ -140,7 +140,11 @@ impl Shared {
     pub async fn close(&self) -> Result<()> {
         self.inner.stopping.store(true, Ordering::Release);
         let inner = Arc::clone(&self.inner);
-        off_thread(move || inner.presence.leave()).await
+        off_thread(move || {
+            inner.claims.leave();
+            inner.presence.leave()
+        })
+        .await
     }
 }
 

@@ -42,6 +42,8 @@ const SETTLED_NS: i64 = 3_000_000_000;
 struct Watched {
     lease: Option<(BTreeSet<String>, Instant)>,
     gateways: BTreeMap<String, (Vec<u8>, Instant)>,
+    /// Staging directories of gateways that have no file, and since when.
+    homeless: BTreeMap<String, Instant>,
 }
 
 /// A lease, renewed as the work goes on.
@@ -104,6 +106,7 @@ impl Inner {
             renewed: Instant::now(),
         };
         self.sweep_staging(&watched.gateways)?;
+        self.sweep_homeless(watched)?;
         for info in self.buckets_page("", None, usize::MAX)? {
             self.sweep_uploads(&info.name, &mut lease)?;
             if self.options.hash.of(&info.name).is_unasked() {
@@ -113,8 +116,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes the staging directories of gateways whose files have not changed for long, or
-    /// which have none and did not come back in that time.
+    /// Removes the staging directories of gateways whose files have not changed for long.
     fn sweep_staging(&self, gateways: &BTreeMap<String, (Vec<u8>, Instant)>) -> Result<()> {
         for (instance, (_, since)) in gateways {
             if since.elapsed() < DEAD_AFTER {
@@ -123,6 +125,33 @@ impl Inner {
             tracing::info!(instance, "a gateway that died: what it staged is removed");
             self.remove_staged_by(instance)?;
             self.presence.forget(instance);
+        }
+        Ok(())
+    }
+
+    /// Removes those of gateways that have had no file for long: they ended, or died as they began.
+    fn sweep_homeless(&self, watched: &mut Watched) -> Result<()> {
+        let mut homes = BTreeSet::new();
+        let (disk, staging) = (&self.tree.disk, &self.tree.own.staging);
+        disk.read_dir(staging, &mut |entry| {
+            homes.extend(entry.name.strip_prefix("g-").map(str::to_owned));
+            true
+        })
+        .map_err(failed("look at what is staged"))?;
+        homes.retain(|instance| {
+            instance != self.presence.instance() && !watched.gateways.contains_key(instance)
+        });
+        watched
+            .homeless
+            .retain(|instance, _| homes.contains(instance));
+        for instance in homes {
+            let since = *watched
+                .homeless
+                .entry(instance.clone())
+                .or_insert_with(Instant::now);
+            if since.elapsed() >= DEAD_AFTER {
+                self.remove_staged_by(&instance)?;
+            }
         }
         Ok(())
     }
