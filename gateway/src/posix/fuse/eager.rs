@@ -4,16 +4,13 @@
 //! A thread asleep in read(2) has to be woken for each request, by which time it could have
 //! answered most (in a virtual machine 15 to 20 µs). So while one request follows the other a thread of the
 //! session reads again and again instead: its descriptor does not block (open(2), O_NONBLOCK), and
-//! fuser goes on at EAGAIN. It sleeps again where requests become rare, and where it has to wait for a
-//! processor, which others have work for then.
+//! fuser goes on at EAGAIN. It sleeps again where requests become rare, and where no processor has been
+//! idle beside it: then it takes what others have work for.
 
-use std::cell::Cell;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -29,12 +26,12 @@ const TICK: Duration = Duration::from_millis(1);
 const FEW: u64 = 3;
 /// Quiet ticks in a row after which the session sleeps.
 const QUIET_TICKS: u32 = 2;
-/// Ticks after which it is asked whether others want the processors.
-const WATCHED_TICKS: u32 = 8;
-/// They do where the eager thread waits for one longer than this part of the time.
-const WAITING_PART: u32 = 3;
-/// How long it then is not eager, in microseconds.
-const MODESTY_US: u64 = 200_000;
+/// Ticks after which it is asked whether a processor was idle.
+const WATCHED_TICKS: u32 = 256;
+/// They were where they idled so long in that time, all together, in hundredths of a second.
+const ENOUGH_IDLE_CS: u64 = 3;
+/// How long a session is not eager after none was idle, in microseconds.
+const MODESTY_US: u64 = 1_000_000;
 
 /// A session's way to wait. Dropping it ends its thread.
 #[derive(Debug)]
@@ -44,19 +41,12 @@ pub struct Eagerness {
     thread: Thread,
 }
 
-thread_local! {
-    /// Whether the session knows of this thread. It is one session's to its end.
-    static IS_KNOWN: Cell<bool> = const { Cell::new(false) };
-}
-
 #[derive(Debug)]
 struct State {
     /// The description that one of the session's threads reads from, and no other.
     device: OwnedFd,
     born: Instant,
     requests: AtomicU64,
-    /// The session's threads, as far as they had a request.
-    threads: Mutex<Vec<Schedule>>,
     /// When the last burst was looked at, in microseconds since `born`.
     looked_us: AtomicU64,
     /// Not before this, in microseconds since `born`.
@@ -70,15 +60,19 @@ impl Eagerness {
     /// where there is no processor to spare. Errors: no thread can be had.
     pub fn of(device: OwnedFd) -> io::Result<Option<Self>> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        (processors > 1).then(|| Self::with(device)).transpose()
+        (processors > 1)
+            .then(|| Self::with(device, idle_cs))
+            .transpose()
     }
 
-    fn with(device: OwnedFd) -> io::Result<Self> {
+    fn with(
+        device: OwnedFd,
+        idle_cs: impl Fn() -> Option<u64> + Send + 'static,
+    ) -> io::Result<Self> {
         let state = Arc::new(State {
             device,
             born: Instant::now(),
             requests: AtomicU64::new(0),
-            threads: Mutex::default(),
             looked_us: AtomicU64::new(0),
             modest_until_us: AtomicU64::new(0),
             is_eager: AtomicBool::new(false),
@@ -87,7 +81,7 @@ impl Eagerness {
         let kept = Arc::clone(&state);
         let keeper = std::thread::Builder::new()
             .name("eager".to_owned())
-            .spawn(move || kept.keep())?;
+            .spawn(move || kept.keep(&idle_cs))?;
         let thread = keeper.thread().clone();
         Ok(Self {
             state,
@@ -96,12 +90,9 @@ impl Eagerness {
         })
     }
 
-    /// Notes a request, on the session's thread that has it.
+    /// Notes a request.
     pub fn note(&self) {
         let state = &self.state;
-        if !IS_KNOWN.replace(true) {
-            state.threads().extend(Schedule::of_this_thread());
-        }
         let requests = state.requests.fetch_add(1, Ordering::Relaxed) + 1;
         if !requests.is_multiple_of(BURST) || state.is_eager.load(Ordering::Relaxed) {
             return;
@@ -152,22 +143,14 @@ impl State {
         }
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<Schedule>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn turns(&self) -> Vec<Turns> {
-        self.threads().iter().map(Schedule::turns).collect()
-    }
-
     /// Ends each time of eagerness.
-    fn keep(&self) {
+    fn keep(&self, idle_cs: &dyn Fn() -> Option<u64>) {
         while !self.has_ended.load(Ordering::Acquire) {
             if !self.is_eager.load(Ordering::Acquire) {
                 std::thread::park();
                 continue;
             }
-            if self.was_in_the_way() {
+            if self.was_in_the_way(idle_cs) {
                 let until = self.now_us().saturating_add(MODESTY_US);
                 self.modest_until_us.store(until, Ordering::Relaxed);
             }
@@ -178,11 +161,11 @@ impl State {
         self.block(true);
     }
 
-    /// Waits until it is time to sleep, and says whether others wanted the processors.
-    fn was_in_the_way(&self) -> bool {
+    /// Waits until it is time to sleep, and says whether that is for others.
+    fn was_in_the_way(&self, idle_cs: &dyn Fn() -> Option<u64>) -> bool {
         let (mut quiet, mut ticks) = (0, 0);
         let mut before = self.requests.load(Ordering::Relaxed);
-        let mut since = (Instant::now(), self.turns());
+        let mut idle_before = idle_cs();
         loop {
             std::thread::sleep(TICK);
             let now = self.requests.load(Ordering::Relaxed);
@@ -194,86 +177,52 @@ impl State {
             }
             ticks += 1;
             if ticks == WATCHED_TICKS {
-                let now = (Instant::now(), self.turns());
-                if eager_waited(&since.1, &now.1) > (now.0 - since.0) / WAITING_PART {
+                let idle = idle_cs();
+                // Where it cannot be known, nobody is in the way.
+                let idled = idle
+                    .zip(idle_before)
+                    .map(|(now, then)| now.saturating_sub(then));
+                if idled.is_some_and(|idled| idled < ENOUGH_IDLE_CS) {
                     return true;
                 }
-                (ticks, since) = (0, now);
+                (ticks, idle_before) = (0, idle);
             }
         }
     }
 }
 
-/// A thread's turns on a processor so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Turns {
-    ran: Duration,
-    /// How long it could have run and did not.
-    waited: Duration,
+/// How long all processors have been idle together, in hundredths of a second.
+fn idle_cs() -> Option<u64> {
+    parse_idle_cs(&std::fs::read_to_string("/proc/uptime").ok()?)
 }
 
-impl Turns {
-    /// From the kernel's text: nanoseconds on a processor, nanoseconds on a run queue, turns.
-    fn parse(schedstat: &[u8]) -> Option<Self> {
-        let mut numbers = std::str::from_utf8(schedstat).ok()?.split_whitespace();
-        let mut next = || numbers.next()?.parse().ok().map(Duration::from_nanos);
-        let (ran, waited) = (next()?, next()?);
-        Some(Self { ran, waited })
-    }
-
-    fn since(self, before: Self) -> Self {
-        Self {
-            ran: self.ran.saturating_sub(before.ran),
-            waited: self.waited.saturating_sub(before.waited),
-        }
-    }
-}
-
-/// How long the eager one of the threads waited: that which ran or would have run longest.
-fn eager_waited(before: &[Turns], now: &[Turns]) -> Duration {
-    let turns = before.iter().zip(now).map(|(&b, &n)| n.since(b));
-    let eager = turns.max_by_key(|turns| turns.ran + turns.waited);
-    eager.unwrap_or_default().waited
-}
-
-/// Where the kernel tells of a thread's turns. Source: proc(5) and
-/// Documentation/scheduler/sched-stats.rst, `/proc/PID/schedstat`.
-#[derive(Debug)]
-struct Schedule(File);
-
-impl Schedule {
-    /// None where the kernel does not tell.
-    fn of_this_thread() -> Option<Self> {
-        File::open("/proc/thread-self/schedstat").ok().map(Self)
-    }
-
-    fn turns(&self) -> Turns {
-        let mut text = [0; 96];
-        let len = self.0.read_at(&mut text, 0).unwrap_or(0);
-        Turns::parse(&text[..len]).unwrap_or_default()
-    }
+/// The second number, in seconds with two decimals. Source: proc_uptime(5).
+fn parse_idle_cs(uptime: &str) -> Option<u64> {
+    let (seconds, hundredths) = uptime.split_whitespace().nth(1)?.split_once('.')?;
+    let seconds = seconds.parse::<u64>().ok()?;
+    seconds
+        .checked_mul(100)?
+        .checked_add(hundredths.parse().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::fd::{AsFd, OwnedFd};
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use rustix::fs::{OFlags, fcntl_getfl};
 
-    use super::{BURST, Eagerness, Turns, eager_waited};
+    use super::{BURST, Eagerness, idle_cs, parse_idle_cs};
 
-    fn session() -> (OwnedFd, Eagerness) {
+    fn session(idle_cs: Option<u64>) -> (OwnedFd, Eagerness) {
         let (device, _) = rustix::pipe::pipe().unwrap();
         let same = device.try_clone().unwrap();
-        (same, Eagerness::with(device).unwrap())
+        (same, Eagerness::with(device, move || idle_cs).unwrap())
     }
 
     fn blocks(device: &OwnedFd) -> bool {
-        !fcntl_getfl(device.as_fd())
-            .unwrap()
-            .contains(OFlags::NONBLOCK)
+        let flags = fcntl_getfl(device.as_fd()).unwrap();
+        !flags.contains(OFlags::NONBLOCK)
     }
 
     /// As fast as this thread can, until the session does not sleep any more.
@@ -285,7 +234,7 @@ mod tests {
 
     #[test]
     fn it_is_eager_while_requests_come_and_sleeps_after() {
-        let (device, eagerness) = session();
+        let (device, eagerness) = session(None);
         assert!(blocks(&device));
         for _ in 0..2 {
             hurry(&device, &eagerness);
@@ -297,49 +246,32 @@ mod tests {
 
     #[test]
     fn one_request_does_not_make_it_eager() {
-        let (device, eagerness) = session();
+        let (device, eagerness) = session(None);
         eagerness.note();
         assert!(blocks(&device));
     }
 
     #[test]
-    fn it_sleeps_where_its_threads_wait_for_processors() {
-        let (device, eagerness) = session();
-        let processors = std::thread::available_parallelism().unwrap().get();
-        let ended = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let others = 2 * processors;
-            for _ in 0..others {
-                scope.spawn(|| {
-                    while !ended.load(Ordering::Relaxed) {
-                        std::hint::spin_loop();
-                    }
-                });
-            }
-            hurry(&device, &eagerness);
-            // Though requests go on.
-            while !blocks(&device) {
-                eagerness.note();
-            }
-            ended.store(true, Ordering::Relaxed);
-        });
+    fn it_sleeps_where_no_processor_was_idle_though_requests_go_on() {
+        let (device, eagerness) = session(Some(7));
+        hurry(&device, &eagerness);
+        while !blocks(&device) {
+            eagerness.note();
+        }
     }
 
     #[test]
     fn its_end_leaves_a_descriptor_that_blocks() {
-        let (device, eagerness) = session();
+        let (device, eagerness) = session(None);
         hurry(&device, &eagerness);
         drop(eagerness);
         assert!(blocks(&device));
     }
 
     #[test]
-    fn the_eager_thread_is_the_one_that_wants_to_run_most() {
-        let turns = |text: &str| Turns::parse(text.as_bytes()).unwrap();
-        let before = [turns("100 50 1\n"), turns("7000 60 1\n")];
-        let now = [turns("900 55 9\n"), turns("7300 460 2\n")];
-        assert_eq!(eager_waited(&before, &now), Duration::from_nanos(5));
-        assert_eq!(eager_waited(&[], &now), Duration::ZERO);
-        assert_eq!(Turns::parse(b"12"), None);
+    fn the_kernel_says_how_long_processors_were_idle() {
+        assert_eq!(parse_idle_cs("350735.47 234388.90\n"), Some(23_438_890));
+        assert_eq!(parse_idle_cs("350735.47"), None);
+        assert!(idle_cs().is_some());
     }
 }
