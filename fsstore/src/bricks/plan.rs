@@ -247,6 +247,14 @@ impl Plan {
         self.members.iter().find(|member| member.dir == dir)
     }
 
+    /// Makes `next` a group's configuration if its epoch is the one after the present.
+    pub fn swap(&mut self, group: GroupId, next: GroupConfig) {
+        let known = &mut self.groups[group.0 as usize];
+        if known.epoch + 1 == next.epoch {
+            *known = next;
+        }
+    }
+
     /// How far the volume is from where it should be.
     pub fn progress(&self) -> Progress {
         progress(&self.in_sync(), &self.wanted)
@@ -255,6 +263,15 @@ impl Plan {
     /// The bricks in sync of each group.
     pub fn in_sync(&self) -> Vec<BrickSet> {
         self.groups.iter().map(|group| group.in_sync).collect()
+    }
+
+    /// Whether a brick should have something that it has not.
+    pub fn lacks(&self, id: BrickId) -> bool {
+        let lacks = |(group, bricks): (GroupId, &[BrickId])| {
+            let config = &self.groups[group.0 as usize];
+            bricks.contains(&id) && !config.in_sync.contains(id)
+        };
+        self.wanted.groups().any(lacks)
     }
 
     /// How many groups a brick has a copy of that counts.

@@ -2,8 +2,12 @@
 //!
 //! Changes that come at once become one revision of the ledger, which is written to every seat at
 //! the same time, and is told of when most seats have it durably. A seat that cannot be written,
-//! or takes longer than [`PATIENCE`], is a brick that failed; it is written again now and then
-//! only where there are too few without it, and then nothing is in force until it is.
+//! or takes longer than [`PATIENCE`], is a brick that failed: nobody waits for it any more, but it is
+//! offered every later ledger, and counts again once it takes one. Where there are too few without
+//! such, nothing is in force until one does.
+//!
+//! The doubt of a brick ends by itself: once it has been taken out of every group that it was in sync
+//! of when it came, and is in sync of all that it should have. It has been compared with others then.
 //!
 //! Locks: the state's, for the queue and what is in force; never held while a disk is waited for or
 //! a callback runs.
@@ -180,11 +184,7 @@ impl Seats {
         done: impl FnOnce(GroupConfig) + Send + 'static,
     ) {
         let at = group.0 as usize;
-        let edit = move |plan: &mut Plan| {
-            if plan.groups[at].epoch + 1 == next.epoch {
-                plan.groups[at] = next;
-            }
-        };
+        let edit = move |plan: &mut Plan| plan.swap(group, next);
         self.change(edit, move |plan| done(plan.groups[at]));
     }
 
@@ -205,7 +205,7 @@ impl Seats {
         answered.recv().unwrap_or_else(ended)
     }
 
-    /// Writes a seat no more: its brick is known to have failed, or was taken out.
+    /// Waits for a seat no more: its brick is known to have failed.
     pub fn forsake(&self, brick: Uuid) {
         self.push(Job::Forsake(brick));
     }
@@ -238,6 +238,10 @@ struct Desk {
     orders: Sender<(u64, Kept)>,
     doubt: Option<Doubt>,
     has_failed: bool,
+    /// It has been given something that it has not answered.
+    is_busy: bool,
+    /// Groups that a doubted brick was in sync of when it came, and still is.
+    unproven: BTreeSet<usize>,
 }
 
 struct Report {
@@ -311,6 +315,7 @@ impl Keeping {
         if plan != *in_force || seats != old {
             let ledger = self.keeper.propose(seats.clone(), plan)?.clone();
             self.write(Arc::new(ledger), &seats, &old)?;
+            self.settle(&seats, &old);
         }
         let plan = Arc::clone(&self.shared.lock().plan);
         told.into_iter().for_each(|done| done(&plan));
@@ -326,8 +331,7 @@ impl Keeping {
     ) -> Option<()> {
         let wanted: BTreeSet<Uuid> = seats.union(old).copied().map(Uuid).collect();
         self.round += 1;
-        let sound = |desk: &Desk| !desk.has_failed;
-        let mut awaited = self.order(&ledger, &wanted, sound);
+        let mut awaited = self.order(&ledger, &wanted, false);
         let (mut deadline, mut in_force) = (Instant::now() + PATIENCE, false);
         loop {
             if awaited.is_empty() && in_force {
@@ -339,7 +343,7 @@ impl Keeping {
                 false => self.reported.recv_timeout(left),
             };
             match report {
-                Ok(report) if report.round != self.round => {}
+                Ok(report) if self.is_late(&report) => {}
                 Ok(report) => {
                     awaited.remove(&report.seat);
                     match report.outcome {
@@ -372,7 +376,7 @@ impl Keeping {
                     // Too few are left: those that failed are tried again.
                     self.wait_for_retry()?;
                     self.round += 1;
-                    awaited = self.order(&ledger, &wanted, |_| true);
+                    awaited = self.order(&ledger, &wanted, true);
                     deadline = Instant::now() + PATIENCE;
                 }
             }
@@ -406,27 +410,73 @@ impl Keeping {
         (!state.is_closed).then_some(())
     }
 
-    /// Has seats written; gives those that are to answer.
+    /// Has seats written; gives those that are to answer: those that failed only where asked.
     fn order(
-        &self,
+        &mut self,
         ledger: &Arc<Ledger<Plan>>,
         wanted: &BTreeSet<Uuid>,
-        which: impl Fn(&Desk) -> bool,
+        awaits_failed: bool,
     ) -> BTreeSet<Uuid> {
         let mut awaited = BTreeSet::new();
-        for (uuid, desk) in &self.desks {
-            if wanted.contains(uuid) && which(desk) {
-                let kept = Kept {
-                    promised: self.term,
-                    doubt: desk.doubt,
-                    ledger: Arc::clone(ledger),
-                };
-                if desk.orders.send((self.round, kept)).is_ok() {
+        for (uuid, desk) in &mut self.desks {
+            // One whose disk hangs is not given more and more.
+            if !wanted.contains(uuid) || desk.has_failed && desk.is_busy {
+                continue;
+            }
+            let kept = Kept {
+                promised: self.term,
+                doubt: desk.doubt,
+                ledger: Arc::clone(ledger),
+            };
+            if desk.orders.send((self.round, kept)).is_ok() {
+                desk.is_busy = true;
+                if awaits_failed || !desk.has_failed {
                     awaited.insert(*uuid);
                 }
             }
         }
         awaited
+    }
+
+    /// Takes note of a report; true where it is of an earlier round.
+    fn is_late(&mut self, report: &Report) -> bool {
+        if let Some(desk) = self.desks.get_mut(&report.seat) {
+            desk.is_busy = false;
+        }
+        report.round != self.round
+    }
+
+    /// After a change: ends doubts that are settled, and lets go of seats that are none any more.
+    fn settle(
+        &mut self,
+        seats: &BTreeSet<placement::keeper::Uuid>,
+        old: &BTreeSet<placement::keeper::Uuid>,
+    ) {
+        let plan = Arc::clone(&self.shared.lock().plan);
+        let mut settled = Vec::new();
+        for (uuid, desk) in &mut self.desks {
+            let Some(id) = plan.member_of(uuid).map(|member| member.id) else {
+                continue;
+            };
+            if desk.doubt.is_some() {
+                desk.unproven
+                    .retain(|group| plan.groups[*group].in_sync.contains(id));
+                if desk.unproven.is_empty() && !plan.lacks(id) {
+                    settled.push(*uuid);
+                }
+            }
+        }
+        for uuid in settled {
+            match self.trust(uuid) {
+                Ok(()) => {
+                    tracing::info!(event = "brick.trusted", brick = %uuid, "a brick was compared")
+                }
+                Err(error) => tracing::warn!(%error, brick = %uuid, "a brick stays doubted"),
+            }
+        }
+        self.desks.retain(|uuid, _| {
+            *uuid == self.own || !old.contains(&uuid.0) || seats.contains(&uuid.0)
+        });
     }
 
     fn fail(&mut self, seat: Uuid, error: io::Error, is_stuck: impl Fn(&Self) -> bool) {
@@ -481,10 +531,16 @@ impl Keeping {
                 }
             }
         })?;
+        let plan = Arc::clone(&self.shared.lock().plan);
+        let id = plan.member_of(&uuid).map(|member| member.id);
+        let in_sync = |at: &usize| id.is_some_and(|id| plan.groups[*at].in_sync.contains(id));
+        let unproven = (0..plan.groups.len()).filter(|at| doubt.is_some() && in_sync(at));
         let desk = Desk {
             orders,
             doubt,
             has_failed: false,
+            is_busy: false,
+            unproven: unproven.collect(),
         };
         self.desks.insert(uuid, desk);
         Ok(())
@@ -497,13 +553,13 @@ impl Keeping {
         let doubt = desk.doubt.take();
         self.round += 1;
         let only = BTreeSet::from([brick]);
-        self.order(&ledger, &only, |_| true);
+        self.order(&ledger, &only, true);
         let deadline = Instant::now() + PATIENCE;
         let outcome = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.reported.recv_timeout(left) {
-                Ok(report) if report.round == self.round => break report.outcome,
-                Ok(_) => {}
+                Ok(report) if self.is_late(&report) => {}
+                Ok(report) => break report.outcome,
                 Err(_) => break Err(io::ErrorKind::TimedOut.into()),
             }
         };

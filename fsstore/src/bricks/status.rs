@@ -152,10 +152,6 @@ impl VolumeStatus {
 fn brick(plan: &Plan, member: &Member, known: &Known) -> BrickStatus {
     let id = member.id;
     let (held, wanted) = (plan.held(id), plan.wanted.load(id));
-    let lacks = |(group, bricks): (placement::group::GroupId, &[BrickId])| {
-        let config = &plan.groups[group.0 as usize];
-        bricks.contains(&id) && !config.in_sync.contains(id)
-    };
     let state = if known.missing.contains(&id) {
         BrickState::Missing
     } else if known.failed.contains(&id) {
@@ -164,7 +160,7 @@ fn brick(plan: &Plan, member: &Member, known: &Known) -> BrickStatus {
         BrickState::Drained
     } else if member.is_draining {
         BrickState::Draining
-    } else if plan.wanted.groups().any(lacks) {
+    } else if plan.lacks(id) {
         BrickState::Healing
     } else {
         BrickState::Whole

@@ -249,10 +249,38 @@ fn doubt_is_written_with_every_ledger_until_it_is_taken_back() {
 }
 
 #[test]
-fn a_forsaken_seat_is_not_written() {
+fn a_seat_that_failed_counts_again_once_it_takes_a_ledger() {
     let scene = scene(3);
-    scene.seats.forsake(uuid(2));
+    scene.papers[1].fails.store(true, Ordering::SeqCst);
     scene.change(|plan| plan.is_rebalance_paused = true);
-    assert_eq!(scene.papers[2].count(), 0);
-    assert!(scene.failures.try_recv().is_err());
+    scene.papers[1].fails.store(false, Ordering::SeqCst);
+    for turn in 0..50 {
+        scene.change(move |plan| plan.is_rebalance_paused = turn % 2 == 0);
+        if scene.papers[1].count() > 0 {
+            break;
+        }
+    }
+    // Without the third it is needed.
+    scene.papers[2].fails.store(true, Ordering::SeqCst);
+    scene.change(|plan| plan.name = "other".to_owned());
+    assert_eq!(scene.papers[1].last().unwrap().ledger.config.name, "other");
+}
+
+#[test]
+fn a_brick_is_trusted_once_it_was_taken_out_everywhere_and_is_back() {
+    let scene = scene(3);
+    let (paper, id) = (Paper::default(), BrickId(0));
+    scene.seats.join(paper.chair(uuid(0), Some(Doubt::Copied)));
+    // A new primary everywhere changes nothing for it.
+    scene.change(|plan| plan.groups.iter_mut().for_each(|group| group.epoch += 1));
+    assert_eq!(paper.last().unwrap().doubt, Some(Doubt::Copied));
+    let before = scene.seats.plan();
+    scene.change(move |plan| {
+        for group in &mut plan.groups {
+            group.in_sync = group.in_sync.without(id);
+        }
+    });
+    assert_eq!(paper.last().unwrap().doubt, Some(Doubt::Copied));
+    scene.change(move |plan| plan.groups.clone_from(&before.groups));
+    assert_eq!(paper.last().unwrap().doubt, None);
 }
