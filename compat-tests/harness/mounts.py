@@ -36,9 +36,9 @@ def private_ext4(mount_point, size_mib):
     return ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, str(image), str(mount_point)]
 
 
-def make_read_only(server):
+def make_read_only(server, path=None):
     """Makes the server's ext4 read-only, as a disk error does it."""
-    device = os.stat(inside(server, server.data_dir)).st_dev
+    device = os.stat(inside(server, path or server.data_dir)).st_dev
     name = os.path.basename(os.readlink(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
     trigger = f"/sys/fs/ext4/{name}/trigger_fs_error"
     if not os.path.exists(trigger):

@@ -1,5 +1,6 @@
 //! The command line: what `portico` can be asked, and how it answers people and scripts.
 
+mod brick;
 mod bucket;
 mod control;
 mod doctor;
@@ -10,6 +11,7 @@ mod mount;
 mod print;
 mod serve;
 mod user;
+mod volume;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -73,6 +75,20 @@ enum Command {
     Meta(meta::MetaArgs),
     /// Measure whether several gateways may share a file system
     Doctor(doctor::DoctorArgs),
+    /// Make a volume of several bricks, or look at it
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
+    /// Add, drain, replace and remove bricks, or list them
+    #[command(subcommand)]
+    Brick(brick::BrickCommand),
+    /// Show what lacks copies: a volume heals by itself
+    Heal(brick::HealArgs),
+    /// Move what is not where it should be, or pause that
+    #[command(subcommand)]
+    Rebalance(brick::RebalanceCommand),
+    /// Read everything again to find rot, or pause that
+    #[command(subcommand)]
+    Scrub(brick::ScrubCommand),
 }
 
 /// Which tree a command is about.
@@ -160,6 +176,11 @@ fn run(command: Command) -> Result<(), CommandError> {
         Command::Index(command) => index::run(command),
         Command::Meta(args) => meta::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Volume(command) => volume::run(command),
+        Command::Brick(command) => brick::run(command),
+        Command::Heal(args) => brick::run_heal(&args),
+        Command::Rebalance(command) => brick::run_rebalance(&command),
+        Command::Scrub(command) => brick::run_scrub(&command),
     }
 }
 

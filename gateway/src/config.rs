@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fsstore::bricks::plan::MAX_COPIES;
 use fsstore::by_bucket::ByBucket;
 use fsstore::volume::Durability;
 use serde::Deserialize;
@@ -24,6 +25,8 @@ use crate::users::{RootKeys, Secret, UserConfig};
 /// Where the server listens unless it is told otherwise: this machine only, because the first
 /// start has no TLS. The port is the one that Ceph's gateway made known for S3.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
+/// Copies that a volume of several bricks keeps unless it is told otherwise.
+pub const DEFAULT_REPLICAS: usize = 2;
 /// Longest configuration file read, in bytes.
 const MAX_CONFIG_LEN_BYTES: u64 = 16 << 20;
 
@@ -37,6 +40,10 @@ pub struct Config {
     pub shared: bool,
     /// Whether that is done though `portico doctor` has not passed the file system.
     pub shared_unproven: bool,
+    /// Directories on several disks that keep the volume instead; `dir` is then the server's own.
+    pub brick: Vec<PathBuf>,
+    /// Copies of everything, on different bricks, in a volume that the first start makes.
+    pub replicas: usize,
     /// Address and port to listen on.
     pub listen: SocketAddr,
     /// The region of this server, as clients are told it.
@@ -65,6 +72,8 @@ pub struct Config {
     pub log: LogConfig,
     /// TLS.
     pub tls: TlsConfig,
+    /// How fast everything is read again to find rot.
+    pub scrub: ScrubConfig,
     /// Bounds.
     pub limits: Limits,
     /// Users declared by the file.
@@ -79,6 +88,8 @@ impl Default for Config {
             dir: None,
             shared: false,
             shared_unproven: false,
+            brick: Vec::new(),
+            replicas: DEFAULT_REPLICAS,
             listen: DEFAULT_LISTEN,
             region: "us-east-1".to_owned(),
             domains: Vec::new(),
@@ -91,6 +102,7 @@ impl Default for Config {
             root: RootConfig::default(),
             log: LogConfig::default(),
             tls: TlsConfig::default(),
+            scrub: ScrubConfig::default(),
             limits: Limits::default(),
             user: Vec::new(),
             bucket: BTreeMap::new(),
@@ -111,6 +123,25 @@ pub enum HashPolicy {
     OnRead,
     /// Never: such a file keeps its provisional ETag.
     Never,
+}
+
+/// How fast a scrub may go.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScrubConfig {
+    /// MiB a second; 0 is no bound.
+    pub mib_per_s: u64,
+    /// Files, and further MiB of a file, a second; 0 is no bound.
+    pub reads_per_s: u64,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self {
+            mib_per_s: 50,
+            reads_per_s: 0,
+        }
+    }
 }
 
 /// Keys of the first user, in place of keys made at the first start.
@@ -264,6 +295,9 @@ impl Config {
         }
         if self.region.is_empty() {
             return contradiction("region is empty".into());
+        }
+        if !(1..=MAX_COPIES).contains(&self.replicas) {
+            return contradiction(format!("replicas is not from 1 to {MAX_COPIES}"));
         }
         if self.scan_interval.is_zero() {
             return contradiction("scan_interval is zero".into());
@@ -437,6 +471,8 @@ mod tests {
             "[root]\naccess_key = \"a\"",
             "[bucket.\"a/b\"]\n",
             "[limits]\nconnections = 0",
+            "replicas = 0",
+            "replicas = 8",
         ] {
             assert!(parse(text).unwrap().check().is_err(), "{text}");
         }
@@ -484,6 +520,7 @@ mod tests {
         known_keys::<TlsConfig>(table("tls"));
         known_keys::<LogConfig>(table("log"));
         known_keys::<Limits>(table("limits"));
+        known_keys::<ScrubConfig>(table("scrub"));
         known_keys::<BucketConfig>(table("bucket")["scratch"].as_table().unwrap());
         known_keys::<UserConfig>(all["user"][0].as_table().unwrap());
     }

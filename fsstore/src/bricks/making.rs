@@ -97,6 +97,11 @@ impl Note {
         }
     }
 
+    /// Writes the note anew, after the volume's bricks changed. Errors: Io.
+    pub fn renew(own: &Path, volume: Uuid, plan: &Plan) -> Result<(), IdentityError> {
+        Self::of(volume, plan).write(own)
+    }
+
     pub(super) fn write(&self, own: &Path) -> Result<(), IdentityError> {
         let written = || {
             let bytes = serde_json::to_vec_pretty(self)?;

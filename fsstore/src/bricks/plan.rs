@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use placement::assignment::Assignment;
 use placement::group::{GroupId, Grouping, MAX_GROUP_BITS};
-use placement::layout::{Brick, BrickId, Domain, Layout, Spread};
+pub use placement::layout::BrickId;
+use placement::layout::{Brick, Domain, Layout, Spread};
 use placement::rebalance::{Progress, progress};
-pub use placement::replica::MAX_COPIES;
-use placement::replica::{BrickSet, GroupConfig, Life};
+pub use placement::replica::{BrickSet, MAX_COPIES};
+use placement::replica::{GroupConfig, Life};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Uuid;

@@ -27,6 +27,7 @@ use super::identity::{Doubt, Uuid};
 use super::plan::Plan;
 use super::seat::Kept;
 
+mod ledger;
 #[cfg(test)]
 mod tests;
 

@@ -161,9 +161,16 @@ impl<D: Disk> Bricks<D> {
             Ok(())
         })
         .await?;
+        let mut outcome = Ok(());
         for member in self.shared.all_members() {
-            member.close().await?;
+            match member.close().await {
+                Err(error) if member.has_failed() => {
+                    let brick = member.id.0;
+                    tracing::warn!(brick, %error, "a brick that failed cannot be ended in order");
+                }
+                ended => outcome = outcome.and(ended),
+            }
         }
-        Ok(())
+        outcome
     }
 }

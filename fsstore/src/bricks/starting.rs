@@ -88,6 +88,7 @@ pub fn start(own: &Path, dirs: &[PathBuf]) -> Result<Opened, IdentityError> {
             None => search.first_plain().unwrap_or(IdentityError::NoVolume),
         });
     }
+    search.tell_gone();
     search.refuse_clones()?;
     let decided = decide(&search, &witness)?;
     search.refuse_others(&decided.claim.config)?;

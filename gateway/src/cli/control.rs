@@ -19,9 +19,18 @@
 //! wants what the others have not, the mount is a file system of its own: instead of the second
 //! and third line the guest mounts and sends one byte, and with it the descriptor of /dev/fuse.
 //!
+//! Commands about a volume of several bricks come the same way:
+//!
+//! ```text
+//! command: {"portico":1,"ask":{"volume":"status"}}
+//! host:    {"portico":1,"by":"serve","pid":17,"refused":null}
+//! host:    JSON to the end of the stream: {"done":…} or {"failed":"…"}
+//! ```
+//!
 //! A message is a line of JSON, of bounded length. Only the host's own user and root are heard;
 //! a guest trusts a host of its own user, or root's.
 
+pub(super) mod desk;
 pub(super) mod guest;
 pub(super) mod host;
 pub(super) mod places;
@@ -41,6 +50,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::desk::VolumeAsk;
 use crate::posix::mounting::MountOptions;
 
 /// The version of the protocol; another one is refused.
@@ -70,6 +80,7 @@ struct Hello {
 #[serde(rename_all = "snake_case")]
 enum Ask {
     Mount(Wish),
+    Volume(VolumeAsk),
 }
 
 /// What is to be seen through a mount.
@@ -153,6 +164,11 @@ fn listen(state: &Path) -> Result<UnixListener, Error> {
         rustix::fs::chmod(address, Mode::RUSR | Mode::WUSR)?;
         Ok(listener)
     })
+}
+
+/// What a peer of another version is told.
+fn other_version(version: u32) -> String {
+    format!("the server speaks version {VERSION} of its protocol, not {version}")
 }
 
 fn connect(state: &Path) -> Result<UnixStream, Error> {

@@ -1,7 +1,7 @@
 //! Where a tree keeps what: `DIR/main` is the volume `main`, `DIR/.portico` is the server's own.
 //!
 //! ```text
-//! DIR/main/BUCKET/KEY          objects
+//! DIR/main/BUCKET/KEY          objects, save where bricks have them
 //! DIR/main/.portico/           the volume's own state
 //! DIR/.portico/lock            held while a server runs; holds its pid,
 //!                              and `mount` where that server is a mount
@@ -9,6 +9,7 @@
 //! DIR/.portico/shared          there where gateways share the tree (`serve --shared`)
 //! DIR/.portico/doctor.json     what `portico doctor` found of its file system
 //! DIR/.portico/users.toml      users and keys, mode 0600 (see `users`)
+//! DIR/.portico/volume.json     where the volume's bricks are, if it has several
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -16,6 +17,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use fsstore::bricks::making::{Note, label_of};
 use rustix::fs::FlockOperation;
 
 use super::CommandError;
@@ -52,26 +54,70 @@ impl Layout {
 
     /// A tree that is made where it is not there. The state's directory is for its owner only.
     pub(super) fn create(dir: &Path) -> Result<Self, CommandError> {
+        let layout = Self::create_own(dir)?;
+        let volume = layout.volume();
+        std::fs::create_dir_all(&volume).map_err(cannot_create(&volume))?;
+        Ok(layout)
+    }
+
+    /// A server's own directory, without a volume in it.
+    pub(super) fn create_own(dir: &Path) -> Result<Self, CommandError> {
         let layout = Self {
             dir: dir.to_owned(),
         };
-        let failed = |path: &Path| {
-            let shown = path.display().to_string();
-            move |error| CommandError::new(format!("cannot create {shown}: {error}"))
-        };
-        let volume = layout.volume();
-        std::fs::create_dir_all(&volume).map_err(failed(&volume))?;
+        std::fs::create_dir_all(dir).map_err(cannot_create(dir))?;
         let state = layout.state();
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&state)
-            .map_err(failed(&state))?;
+            .map_err(cannot_create(&state))?;
         Ok(layout)
+    }
+
+    /// The server's own directory where none is named: only a volume of bricks has one apart.
+    pub(super) fn default_own() -> Result<PathBuf, CommandError> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/lib/portico"));
+        }
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let state = variable("XDG_STATE_HOME").map(PathBuf::from);
+        let home = || Some(PathBuf::from(variable("HOME")?).join(".local/state"));
+        let state = state.or_else(home).ok_or_else(|| {
+            CommandError::new("which directory is the server's own? give DIR or PORTICO_DIR")
+        })?;
+        Ok(state.join("portico"))
+    }
+
+    /// Refuses a directory whose volume is not in it alone: one that only part of the volume is
+    /// in, or whose volume is on bricks.
+    pub(super) fn refuse_bricks(&self) -> Result<(), CommandError> {
+        let shown = self.dir.display();
+        if let Some(label) = label_of(&self.dir) {
+            let name = label.volume_name;
+            return Err(CommandError::new(format!(
+                "{shown} is a brick of volume `{name}`, which is on several: name the directory of \
+                 the server that serves it (`portico serve --brick {shown} --brick …`)"
+            )));
+        }
+        if let Some(note) = Note::read(&self.state())? {
+            return Err(CommandError::new(format!(
+                "volume `{}` of {shown} is on several bricks ({}): this command is for a directory \
+                 that is a volume of its own",
+                note.volume_name,
+                note.dirs
+                    .iter()
+                    .map(|dir| dir.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses a tree that no server has ever opened: it has no state to look at.
     pub(super) fn served_before(&self) -> Result<(), CommandError> {
+        self.refuse_bricks()?;
         if self.state().is_dir() && self.volume().is_dir() {
             return Ok(());
         }
@@ -185,6 +231,11 @@ impl Layout {
         let held = file.try_clone().map_err(failed)?;
         Ok((Some(TreeLock { _file: held }), file))
     }
+}
+
+fn cannot_create(path: &Path) -> impl FnOnce(std::io::Error) -> CommandError {
+    let shown = path.display().to_string();
+    move |error| CommandError::new(format!("cannot create {shown}: {error}"))
 }
 
 /// The right to change a tree. The kernel takes it back when the process ends, however it ends.

@@ -1,5 +1,6 @@
 //! `portico serve`: from flags, environment and file to a running server, and its end.
 
+mod bricks;
 mod door;
 mod greeting;
 mod mounts;
@@ -15,11 +16,13 @@ use fsstore::brick::{Brick, BrickOptions, HashPolicy};
 use fsstore::volume::Volume;
 use tokio::net::TcpListener;
 
+use self::bricks::Served;
 use self::door::S3Door;
 pub(super) use self::options::ServeArgs;
 use self::run::{Prepared, Signals};
 pub(super) use self::run::{raise_descriptor_limit, run};
 use super::CommandError;
+use super::control::desk;
 use super::layout::Layout;
 use crate::config::{self, Config, Enforce};
 use crate::server::Drained;
@@ -28,6 +31,9 @@ use crate::server::Drained;
 async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     if prepared.config.shared {
         return shared::serve_tree(prepared).await;
+    }
+    if prepared.has_bricks {
+        return serve_bricks(prepared).await;
     }
     let listener = prepared.listen().await?;
     let brick = Brick::open(brick_options(&prepared.layout, &prepared.config)).await?;
@@ -46,6 +52,22 @@ async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     let host = host.inspect(|host| tokio::task::block_in_place(|| host.leave()));
     brick.close().await?;
     host?;
+    run::report(drained?)
+}
+
+/// Serves a volume of several bricks to the end of the server.
+async fn serve_bricks(prepared: Prepared) -> Result<(), CommandError> {
+    let listener = prepared.listen().await?;
+    let served = Served::open(&prepared).await?;
+    let greeting = prepared.greeting(listener.local_addr()?);
+    let _ = std::io::stdout().write_all(greeting.as_bytes());
+    let signals = Signals::new()?;
+    desk::open(&prepared.layout, Arc::new(served.clone()))?;
+    let looking = tokio::spawn(served.clone().look_after());
+    let volume = Arc::new(served.bricks.clone());
+    let drained = serve_volume(&prepared, volume, listener, signals).await;
+    looking.abort();
+    served.close().await?;
     run::report(drained?)
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Search {
     /// Given, and no bricks: empty or not.
     others: Vec<(PathBuf, bool)>,
     seen: BTreeSet<PathBuf>,
+    /// What is not there, or on a disk that fails.
+    gone: Vec<(PathBuf, std::io::Error)>,
 }
 
 impl Search {
@@ -70,14 +72,19 @@ impl Search {
                 Found::Plain { .. } | Found::Brick(_, Seen::Nothing) if is_given => {
                     self.others.push((canonical, false));
                 }
-                Found::Gone(error) => {
-                    let dir = canonical.display();
-                    tracing::warn!(event = "brick.missing", dir = %dir, %error, "no brick is found here");
-                }
+                Found::Gone(error) => self.gone.push((canonical, error)),
                 Found::Empty | Found::Plain { .. } | Found::Brick(..) => {}
             }
         }
         Ok(())
+    }
+
+    /// Tells of what was looked at in vain.
+    pub(super) fn tell_gone(&self) {
+        for (dir, error) in &self.gone {
+            let dir = dir.display();
+            tracing::warn!(event = "brick.missing", dir = %dir, %error, "no brick is found here");
+        }
     }
 
     /// The volume that most are of, of those that were named where some were; of as many, the

@@ -18,8 +18,8 @@ use rustix::fs::{FileType, fstat, major, minor};
 use rustix::net::sockopt;
 
 use super::{
-    Ask, Hello, HostKind, PATIENCE, Reply, VERSION, Welcome, Wish, Word, begin, check_peer,
-    hear_next, listen, receive_descriptor, say, send_descriptor,
+    Ask, Hello, HostKind, PATIENCE, Reply, VERSION, Welcome, Wish, Word, begin, check_peer, desk,
+    hear_next, listen, other_version, receive_descriptor, say, send_descriptor,
 };
 use crate::cli::CommandError;
 use crate::cli::control::places::end_mount;
@@ -165,8 +165,11 @@ impl<V: Files> Host<V> {
             // As if nobody had listened: the guest asks who comes next.
             return Ok(());
         }
-        let mut refused = self.refusal(&hello);
-        let Ask::Mount(wish) = hello.ask;
+        let wish = match hello.ask {
+            Ask::Mount(wish) => wish,
+            Ask::Volume(_) => return desk::refuse(stream, self.inner.kind),
+        };
+        let mut refused = self.refusal(hello.portico, &wish);
         let mut shared = None;
         if refused.is_none() && hello.attaches && !wish.may_make_devices {
             match self.share(&wish) {
@@ -305,14 +308,10 @@ impl<V: Files> Host<V> {
     }
 
     /// Why a guest is sent away; none where it is welcome.
-    fn refusal(&self, hello: &Hello) -> Option<String> {
-        if hello.portico != VERSION {
-            return Some(format!(
-                "the server speaks version {VERSION} of its protocol, not {}",
-                hello.portico
-            ));
+    fn refusal(&self, version: u32, wish: &Wish) -> Option<String> {
+        if version != VERSION {
+            return Some(other_version(version));
         }
-        let Ask::Mount(wish) = &hello.ask;
         self.base(wish).err().map(|error| error.text)
     }
 

@@ -19,6 +19,19 @@ pub(crate) struct ServeArgs {
     /// The directory to serve; made if it is not there [key: dir]
     #[arg(value_name = "DIR", env = "PORTICO_DIR")]
     dir: Option<PathBuf>,
+    /// A directory on a disk of its own that keeps the volume together with other such; give it
+    /// again for each, or separate them by commas. DIR is then the server's own directory
+    /// [default: /var/lib/portico for root]
+    #[arg(
+        long,
+        value_name = "BRICK",
+        env = "PORTICO_BRICK",
+        value_delimiter = ','
+    )]
+    brick: Option<Vec<PathBuf>>,
+    /// Copies of everything on different bricks, where the first start makes the volume [default: 2]
+    #[arg(long, value_name = "N", env = "PORTICO_REPLICAS")]
+    replicas: Option<usize>,
     /// Configuration file; config/portico.toml names every key
     #[arg(long, value_name = "FILE", env = "PORTICO_CONFIG")]
     pub(super) config: Option<PathBuf>,
@@ -137,6 +150,22 @@ pub(crate) struct ServeArgs {
     )]
     log_level: Option<String>,
 
+    /// MiB a second that a scrub reads; 0 is no bound [default: 50]
+    #[arg(
+        long,
+        env = "PORTICO_SCRUB_MIB_PER_S",
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    scrub_mib_per_s: Option<u64>,
+    /// Files, and further MiB of them, a second that a scrub reads [default: 0, no bound]
+    #[arg(
+        long,
+        env = "PORTICO_SCRUB_READS_PER_S",
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    scrub_reads_per_s: Option<u64>,
     /// Most connections open [default: 4096]
     #[arg(
         long,
@@ -210,6 +239,8 @@ impl ServeArgs {
             dir,
             shared,
             shared_unproven,
+            brick,
+            replicas,
             listen,
             region,
             domains,
@@ -222,6 +253,7 @@ impl ServeArgs {
             root,
             log,
             tls,
+            scrub,
             limits,
             user: _,
             bucket: _,
@@ -229,6 +261,8 @@ impl ServeArgs {
         set_some(dir, self.dir);
         set(shared, self.shared);
         set(shared_unproven, self.shared_unproven);
+        set(brick, self.brick);
+        set(replicas, self.replicas);
         set(listen, self.listen);
         set(region, self.region);
         set(domains, self.domains);
@@ -246,6 +280,8 @@ impl ServeArgs {
         set_some(&mut tls.key, self.tls_key);
         set(&mut log.format, self.log_format);
         set(&mut log.level, self.log_level);
+        set(&mut scrub.mib_per_s, self.scrub_mib_per_s);
+        set(&mut scrub.reads_per_s, self.scrub_reads_per_s);
         set(&mut limits.connections, self.limits_connections);
         set(&mut limits.in_flight, self.limits_in_flight);
         set(&mut limits.header_timeout, self.limits_header_timeout);

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::bricks;
 use super::greeting::{Greeting, Keys};
 use super::options::{ServeArgs, unknown_variables};
 use crate::cli::CommandError;
@@ -98,6 +99,8 @@ pub(super) struct Prepared {
     pub(super) config: Config,
     config_path: Option<PathBuf>,
     pub(super) layout: Layout,
+    /// Whether the volume is on several bricks.
+    pub(super) has_bricks: bool,
     pub(super) users: Arc<UserStore>,
     is_first_start: bool,
     certificates: Option<Arc<Certificates>>,
@@ -107,15 +110,28 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Makes the tree and takes it; reads users and certificates.
     pub(super) fn new(config: Config, config_path: Option<PathBuf>) -> Result<Self, CommandError> {
-        let dir = config.dir.as_ref().ok_or_else(|| {
-            CommandError::new("which directory? give DIR, PORTICO_DIR or the key `dir`")
-        })?;
+        let dir = match &config.dir {
+            Some(dir) => dir.clone(),
+            None if !config.brick.is_empty() => Layout::default_own()?,
+            None => {
+                return Err(CommandError::new(
+                    "which directory? give DIR, PORTICO_DIR or the key `dir`",
+                ));
+            }
+        };
         check_enforced(&config)?;
-        let layout = Layout::create(dir)?;
+        let has_bricks = bricks::has_bricks(&config, &dir)?;
+        let layout = match has_bricks {
+            true => Layout::create_own(&dir)?,
+            false => Layout::create(&dir)?,
+        };
         let lock = match config.shared {
             true => layout.lock_shared()?,
             false => layout.lock()?,
         };
+        if !has_bricks {
+            layout.refuse_bricks()?;
+        }
         let declared = config.user.clone();
         let (users, FirstStart(is_first_start)) =
             UserStore::open(layout.dir(), declared, config.root.keys())?;
@@ -128,6 +144,7 @@ impl Prepared {
             config,
             config_path,
             layout,
+            has_bricks,
             users: Arc::new(users),
             is_first_start,
             certificates,
