@@ -1,4 +1,4 @@
-"""Three gateways on a real distributed file system, a mount each: what the doctor says of it, and that none is stale."""
+"""Three gateways on a real distributed file system, a mount each: what the doctor says, and that none is stale."""
 
 import os
 import secrets

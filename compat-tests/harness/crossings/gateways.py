@@ -101,8 +101,8 @@ class GatewayWalk:
     def summary(self, seconds):
         """One line."""
         return (
-            f"{self.crossings} crossings between {len(self.gateways)} gateways, 0 stale; {sum(self.made.values())} changes"
-            f" in {seconds:.0f} s ({self.crossings / max(seconds, 1e-9):.0f}/s), seed {self.seed}"
+            f"{self.crossings} crossings between {len(self.gateways)} gateways, 0 stale;"
+            f" {sum(self.made.values())} changes in {seconds:.0f} s ({self.crossings / max(seconds, 1e-9):.0f}/s), seed {self.seed}"
         )
 
     def account(self, model):

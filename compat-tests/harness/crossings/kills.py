@@ -28,7 +28,7 @@ class Writer(threading.Thread):
         try:
             while not self.over.is_set():
                 self.one()
-        except Exception as problem:  # noqa: BLE001 (shown by who joins)
+        except Exception as problem:  # shown by who joins
             self.problem = problem
 
     def one(self):

@@ -46,9 +46,8 @@ class MooseFS:
         """What `start` does, once there is a namespace."""
         data = self.home / "master"
         data.mkdir()
-        source = next(
-            path for path in ("/var/lib/mfs/metadata.mfs.empty", "/usr/share/mfs/metadata.mfs.empty") if os.path.exists(path)
-        )
+        empty = [f"{place}/metadata.mfs.empty" for place in ("/var/lib/mfs", "/usr/share/mfs")]
+        source = next(path for path in empty if os.path.exists(path))
         shutil.copy(source, data / "metadata.mfs")
         (self.home / "exports.cfg").write_text("* / rw,alldirs,admin,maproot=0:0\n")
         (self.home / "topology.cfg").write_text("")

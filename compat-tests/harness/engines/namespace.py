@@ -1,10 +1,10 @@
 """A network namespace with a loopback of its own: what listens there meets nothing of this machine."""
 
+import contextlib
 import os
 import subprocess
 import uuid
 from pathlib import Path
-
 
 # An address that Gluster does not take for a loopback's.
 ADDRESS = "10.93.0.1"
@@ -48,10 +48,8 @@ class Namespace:
     def remove(self):
         """Kills what is left in it and takes it away."""
         for pid in self.pids():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
-            except ProcessLookupError:
-                pass
         subprocess.run(["ip", "netns", "del", self.name], check=False)
 
 

@@ -18,7 +18,7 @@ use super::{Inner, claim_of};
 use crate::brick::HashPolicy;
 use crate::brick::attrs::{DigestState, Record};
 use crate::brick::disk::{Disk, DiskFile};
-use crate::brick::look::Looked;
+use crate::brick::look::{Looked, state_of};
 use crate::brick::sink::{COPY_STEP_LEN_BYTES, off_thread};
 use crate::brick::tree::{failed, is_absent};
 use crate::digest::Digester;
@@ -262,6 +262,7 @@ impl Inner {
             }),
             md5: known.md5,
             crc64nvme: known.crc64nvme,
+            etag_before: Some(state_of(&before).provisional_tag()),
             attrs: looked.record.attrs.clone(),
             ..Record::default()
         };

@@ -99,6 +99,25 @@ async fn a_file_dropped_in_is_an_object_at_every_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_file_gets_its_digest_and_its_first_tag_still_matches() {
+    let site = Site::new().await;
+    let mut options = SharedOptions::new(site.dir.path());
+    options.upkeep_interval = Duration::from_millis(50);
+    let one = Shared::open(options).await.unwrap();
+    std::fs::write(site.path("bucket/file"), b"dropped").unwrap();
+    let first = one.stat(&at("file")).await.unwrap().etag;
+    assert!(first.is_provisional());
+    let info = loop {
+        let info = one.stat(&at("file")).await.unwrap();
+        if !info.etag.is_provisional() {
+            break info;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(info.etag_before, Some(first));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_out_a_gateway_that_died_with_a_claim() {
     let site = Site::new().await;
     let (dead, on) = (site.gateway().await, site.gateway().await);
