@@ -203,6 +203,23 @@ def test_a_brick_is_drained_and_removed_and_what_it_held_is_elsewhere(new_server
     assert "was taken out of volume" in refusal(bricks)
 
 
+def test_a_brick_that_is_added_gets_its_share_after_a_start(new_server, tmp_path):
+    bricks, s3 = started(new_server, tmp_path, 2)
+    objects = put_some(s3, "bkt", "first")
+    third = tmp_path / "brick2"
+    said = bricks.command("brick", "add", third)
+    assert b"next start" in said.stderr
+    bricks.dirs.append(third)
+    check_reads(s3, "bkt", objects)
+    bricks.check_copies("bkt", objects)
+    bricks.server.restart()
+    bricks.settled()
+    held = {brick["number"]: brick["held_groups"] for brick in bricks.status()["bricks"]}
+    assert held[2] > 500, held
+    check_reads(s3, "bkt", objects)
+    assert bricks.trees("bkt")[2]
+
+
 def test_a_rebalance_is_paused_and_goes_on(new_server, tmp_path):
     bricks, s3 = started(new_server, tmp_path, 3)
     objects = put_some(s3, "bkt", "first")

@@ -11,7 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fsstore::bricks::plan::MAX_COPIES;
 use fsstore::by_bucket::ByBucket;
 use fsstore::volume::Durability;
 use serde::Deserialize;
@@ -27,6 +26,8 @@ use crate::users::{RootKeys, Secret, UserConfig};
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
 /// Copies that a volume of several bricks keeps unless it is told otherwise.
 pub const DEFAULT_REPLICAS: usize = 2;
+/// Most copies a volume may keep: as many as a group of names may have.
+pub const MAX_REPLICAS: usize = 7;
 /// Longest configuration file read, in bytes.
 const MAX_CONFIG_LEN_BYTES: u64 = 16 << 20;
 
@@ -296,8 +297,8 @@ impl Config {
         if self.region.is_empty() {
             return contradiction("region is empty".into());
         }
-        if !(1..=MAX_COPIES).contains(&self.replicas) {
-            return contradiction(format!("replicas is not from 1 to {MAX_COPIES}"));
+        if !(1..=MAX_REPLICAS).contains(&self.replicas) {
+            return contradiction(format!("replicas is not from 1 to {MAX_REPLICAS}"));
         }
         if self.scan_interval.is_zero() {
             return contradiction("scan_interval is zero".into());

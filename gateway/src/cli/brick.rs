@@ -164,7 +164,12 @@ pub(super) fn run(command: BrickCommand) -> Result<(), CommandError> {
             (own, args.own.json(), ask)
         }
     };
-    show(&own, json, ask)
+    let comes = matches!(ask, VolumeAsk::Add { .. } | VolumeAsk::Replace { .. });
+    show(&own, json, ask)?;
+    if comes {
+        eprintln!("portico: the new brick takes part from the server's next start");
+    }
+    Ok(())
 }
 
 /// Runs `portico heal`.

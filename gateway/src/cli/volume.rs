@@ -258,7 +258,15 @@ fn readable(len_bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fsstore::bricks::plan::MAX_COPIES;
+
     use super::readable;
+    use crate::config::MAX_REPLICAS;
+
+    #[test]
+    fn settings_may_ask_for_as_many_copies_as_there_may_be() {
+        assert_eq!(MAX_REPLICAS, MAX_COPIES);
+    }
 
     #[test]
     fn lengths_are_readable() {
