@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::access::may_give_files_away;
 use self::access::set_access;
+pub(super) use self::numbers::past_creation;
 pub use self::rights::require_impersonation;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};

@@ -10,6 +10,7 @@ use std::ffi::{c_int, c_uint};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, fstatfs, openat};
 
@@ -31,8 +32,14 @@ const LONG_NUMBER_AND_GENERATION: c_int = 0x81;
 /// Source: xfs_fs.h, XFS_IOC_BULKSTAT, `_IOR('X', 127, 64 bytes)`. Linux 5.3.
 const BULKSTAT: libc::Ioctl = 0x8040_587f_u32 as libc::Ioctl;
 
+/// Most times that a handle is tried.
+const MAX_OPENS: usize = 20;
+/// Pause between two of them.
+const OPEN_PAUSE: Duration = Duration::from_micros(200);
+
 /// As the kernel takes it. Source: open_by_handle_at(2), `struct file_handle`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Handle {
     len_bytes: c_uint,
     kind: c_int,
@@ -81,7 +88,7 @@ impl OsDisk {
             }
             _ => return Err(Errno::OPNOTSUPP),
         };
-        let fd = open(self.root.as_fd(), handle)?;
+        let fd = past_creation(|| open(self.root.as_fd(), handle)).map_err(|e| errno_of(&e))?;
         let attr = meet(fd.as_fd())?.attr;
         if attr.ino != ino || attr.link_count == 0 {
             return Err(Errno::STALE);
@@ -101,7 +108,7 @@ impl OsDisk {
         // and one answer of 192 bytes, which is what the structure has room for.
         let outcome = unsafe { libc::ioctl(dir.as_raw_fd(), BULKSTAT, &raw mut asked) };
         if outcome != 0 {
-            return Err(last());
+            return Err(errno_of(&io::Error::last_os_error()));
         }
         // Without an inode of this number, the next one is told of.
         if asked.found != 1 || asked.ino != ino {
@@ -113,19 +120,35 @@ impl OsDisk {
 
 const _: () = assert!(size_of::<Bulkstat>() == 64 + 192);
 
-fn open(on: BorrowedFd<'_>, mut handle: Handle) -> FileResult<OwnedFd> {
+/// Opens by a handle, again and again while the inode's number is being given to another file.
+/// ENOMEM is said then as well: that file is there in a moment, and the handle stale. Source:
+/// iget_locked in Linux's fs/inode.c gives nothing for an inode that is being created, for which
+/// file systems say so.
+pub(in super::super) fn past_creation(
+    open: impl Fn() -> io::Result<OwnedFd>,
+) -> io::Result<OwnedFd> {
+    for _ in 1..MAX_OPENS {
+        match open() {
+            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(OPEN_PAUSE),
+            other => return other,
+        }
+    }
+    open()
+}
+
+fn open(on: BorrowedFd<'_>, mut handle: Handle) -> io::Result<OwnedFd> {
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     let pointer = ptr::from_mut(&mut handle).cast();
     // SAFETY: `handle` is a file_handle with as many bytes behind its two fields as it says, which
     // the call only reads; the descriptor is open.
     let fd = unsafe { libc::open_by_handle_at(on.as_raw_fd(), pointer, flags) };
     if fd < 0 {
-        return Err(last());
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel just made it, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn last() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+fn errno_of(e: &io::Error) -> Errno {
+    Errno::from_io_error(e).unwrap_or(Errno::IO)
 }

@@ -5,8 +5,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::time::Duration;
 
+use super::super::osdisk::past_creation;
 use super::event::Handle;
 
 /// What is told of: names, bytes and attributes. Names by FAN_CREATE and its like; what a mapping
@@ -21,10 +21,6 @@ const EVENTS: u64 = libc::FAN_CREATE
     | libc::FAN_ONDIR;
 /// Largest file handle. Source: linux/exportfs.h, MAX_HANDLE_SZ.
 const MAX_HANDLE_LEN_BYTES: usize = 128;
-/// Most times that a handle is tried.
-const MAX_OPENS: usize = 20;
-/// Pause between two of them.
-const OPEN_PAUSE: Duration = Duration::from_micros(200);
 
 /// A group that is told of every change on one file system.
 pub struct Fanotify {
@@ -85,16 +81,7 @@ impl AsFd for Fanotify {
 /// Opens what a handle names, to ask where it is, not to read it. `on` is any file on its file
 /// system. Errors: ESTALE where it is gone.
 pub fn open_handle(on: BorrowedFd<'_>, handle: &Handle) -> io::Result<OwnedFd> {
-    // ENOMEM is said as well where the inode's number is just being given to another: that one
-    // is there in a moment, and then the handle is stale. Source: iget_locked in Linux's
-    // fs/inode.c gives nothing for an inode that is being created, for which file systems say so.
-    for _ in 1..MAX_OPENS {
-        match try_open_handle(on, handle) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(OPEN_PAUSE),
-            other => return other,
-        }
-    }
-    try_open_handle(on, handle)
+    past_creation(|| try_open_handle(on, handle))
 }
 
 fn try_open_handle(on: BorrowedFd<'_>, handle: &Handle) -> io::Result<OwnedFd> {
