@@ -24,7 +24,11 @@ use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
 use crate::object::{DigestSet, Locator};
 
 /// Most objects hashed in one go: their files are held open meanwhile.
-const BATCH_KEYS: usize = 128;
+const BATCH_KEYS: usize = 384;
+/// Most objects whose digests are recorded in one turn, which others wait for meanwhile.
+const LOT_KEYS: usize = 32;
+/// Bytes after which nothing more is read before what was is recorded.
+const LOT_BYTES: u64 = 4 << 20;
 /// How long suspects are gathered after the first: what a mount writes seldom comes alone, and
 /// much of it is gone again soon.
 const GATHER: Duration = Duration::from_millis(100);
@@ -152,15 +156,70 @@ impl<D: Disk> Inner<D> {
                 return;
             }
         };
-        for due in due {
-            if self.is_stopping() {
+        let mut due = due.into_iter().peekable();
+        while due.peek().is_some() {
+            let mut lot = Vec::new();
+            let mut len_bytes = 0;
+            while lot.len() < LOT_KEYS
+                && len_bytes < LOT_BYTES
+                && let Some(next) = due.next()
+            {
+                len_bytes += next.facts.len_bytes;
+                lot.push(next);
+            }
+            if let Err(StoreError::Stopping) = self.hash_lot(lot).await {
                 return;
             }
-            let at = due.at.clone();
-            if let Err(e) = self.hash_synced(due).await {
-                note_unhashed(&at, &e);
-            }
         }
+    }
+
+    /// Digests files that are durable, and records it of all of them in one turn. Errors:
+    /// Stopping, and that of one of those that could not be recorded.
+    async fn hash_lot(self: &Arc<Self>, lot: Vec<Due<D>>) -> Result<()> {
+        let inner = Arc::clone(self);
+        let digested = off_thread(move || {
+            let mut digested = Vec::with_capacity(lot.len());
+            for due in lot {
+                match inner.digest_synced(&due) {
+                    Ok(Some((facts, digests))) => digested.push((due.at, facts, digests)),
+                    Ok(None) => {}
+                    Err(StoreError::Stopping) => return Err(StoreError::Stopping),
+                    Err(e) => note_unhashed(&due.at, &e),
+                }
+            }
+            Ok(digested)
+        });
+        self.record_all(digested.await?).await
+    }
+
+    async fn record_all(
+        self: &Arc<Self>,
+        digested: Vec<(Locator, FileFacts, Digests)>,
+    ) -> Result<()> {
+        if digested.is_empty() {
+            return Ok(());
+        }
+        let keys = digested.iter();
+        let keys = keys.map(|(at, ..)| (at.bucket.clone(), at.key.clone()));
+        let terms = Terms {
+            durable: false,
+            file: None,
+            keys: keys.collect(),
+            removes: false,
+        };
+        let inner = Arc::clone(self);
+        self.committer
+            .submit(terms, move |turn| {
+                let mut failed = None;
+                for (at, facts, digests) in &digested {
+                    if let Err(e) = inner.record_digests(turn, at, facts, digests) {
+                        note_unhashed(at, &e);
+                        failed = Some(e);
+                    }
+                }
+                failed.map_or(Ok(()), Err)
+            })
+            .await
     }
 
     /// Digests an object whose digest is not known or does not hold. Nothing happens where
@@ -184,18 +243,7 @@ impl<D: Disk> Inner<D> {
         let Some((facts, digests)) = digested else {
             return Ok(());
         };
-        let terms = Terms {
-            durable: false,
-            file: None,
-            keys: vec![(at.bucket.clone(), at.key.clone())],
-            removes: false,
-        };
-        let inner = Arc::clone(self);
-        self.committer
-            .submit(terms, move |turn| {
-                inner.record_digests(turn, &at, &facts, &digests)
-            })
-            .await
+        self.record_all(vec![(at, facts, digests)]).await
     }
 
     /// What is to be read for a digest; none where it is known, or while it is being written.
