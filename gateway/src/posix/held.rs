@@ -7,17 +7,30 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most files held.
 const MAX_HELD: usize = 256;
-/// How long after a miss what is looked up is held, at least. They are let go within the double:
-/// a file without a name takes room as long as it is held.
+/// Most of them held where they are long, and how many bytes they may then have together: a file
+/// without a name takes room as long as it is held.
+const MAX_LONG: usize = 8;
+const MAX_HELD_BYTES: u64 = 256 << 20;
+/// How long a file is held at most, until the next is, or as long again. After a miss what is looked
+/// up is held for as long at least.
 const WHILE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
+struct File<F> {
+    ino: u64,
+    len_bytes: u64,
+    since: Instant,
+    file: Arc<F>,
+}
+
+#[derive(Debug)]
 struct State<F> {
-    files: VecDeque<(u64, Arc<F>)>,
+    /// The last first.
+    files: VecDeque<File<F>>,
     holds: bool,
     missed_again: bool,
 }
@@ -38,6 +51,21 @@ impl<F> Default for Held<F> {
         Self {
             state: Arc::new(Mutex::new(state)),
         }
+    }
+}
+
+impl<F> State<F> {
+    /// Takes out what is to be held no longer, to be dropped outside the lock.
+    fn beyond(&mut self, now: Instant) -> VecDeque<File<F>> {
+        let mut held_bytes = 0_u64;
+        let is_beyond = |(i, held): (usize, &File<F>)| {
+            held_bytes = held_bytes.saturating_add(held.len_bytes);
+            i >= MAX_HELD
+                || i >= MAX_LONG && held_bytes > MAX_HELD_BYTES
+                || now.duration_since(held.since) >= WHILE
+        };
+        let kept = self.files.iter().enumerate().position(is_beyond);
+        self.files.split_off(kept.unwrap_or(self.files.len()))
     }
 }
 
@@ -71,6 +99,9 @@ impl<F: Send + Sync + 'static> Held<F> {
                         drop(files);
                         return;
                     }
+                    let beyond = state.beyond(Instant::now());
+                    drop(state);
+                    drop(beyond);
                 }
             });
         state.holds = watching.is_ok();
@@ -81,14 +112,20 @@ impl<F: Send + Sync + 'static> Held<F> {
         lock(&self.state).holds
     }
 
-    /// Holds a file that was looked up.
-    pub fn hold(&self, ino: u64, file: F) {
+    /// Holds a file that was looked up, of so many bytes.
+    pub fn hold(&self, ino: u64, len_bytes: u64, file: F) {
         let mut state = lock(&self.state);
         if !state.holds {
             return;
         }
-        state.files.push_front((ino, Arc::new(file)));
-        let beyond = (state.files.len() > MAX_HELD).then(|| state.files.pop_back());
+        let since = Instant::now();
+        state.files.push_front(File {
+            ino,
+            len_bytes,
+            since,
+            file: Arc::new(file),
+        });
+        let beyond = state.beyond(since);
         drop(state);
         drop(beyond);
     }
@@ -96,8 +133,8 @@ impl<F: Send + Sync + 'static> Held<F> {
     /// A file that is held.
     pub fn get(&self, ino: u64) -> Option<Arc<F>> {
         let state = lock(&self.state);
-        let found = state.files.iter().find(|(other, _)| *other == ino);
-        found.map(|(_, file)| Arc::clone(file))
+        let found = state.files.iter().find(|held| held.ino == ino);
+        found.map(|held| Arc::clone(&held.file))
     }
 }
 
@@ -111,16 +148,24 @@ mod tests {
     fn files_are_held_after_a_miss_and_let_go_later() {
         let held = Held::default();
         assert!(!held.wants());
-        held.hold(1, "before");
+        held.hold(1, 1, "before");
         assert_eq!(held.get(1), None);
         held.missed();
         assert!(held.wants());
-        held.hold(1, "one");
+        held.hold(1, 1, "one");
         assert_eq!(held.get(1).as_deref(), Some(&"one"));
         for ino in 2..=MAX_HELD as u64 + 1 {
-            held.hold(ino, "another");
+            held.hold(ino, 1, "another");
         }
         assert_eq!(held.get(1), None);
+        // Of long ones few: the last, in any case.
+        for ino in 1_000..1_000 + 2 * MAX_LONG as u64 {
+            held.hold(ino, MAX_HELD_BYTES, "long");
+            assert!(held.get(ino).is_some());
+        }
+        let is_held = |ino: &u64| held.get(*ino).is_some();
+        let long = (1_000..2_000).filter(is_held).count();
+        assert_eq!((long, held.get(2)), (MAX_LONG, None));
         let began = Instant::now();
         while held.wants() {
             assert!(began.elapsed() < 20 * WHILE, "they are held for ever");

@@ -166,7 +166,7 @@ impl<V: Files, B> FileSystem<V, B> {
                 Ok(file) => {
                     let attr = self.volume.attr(Target::Open(&file))?;
                     let entry = self.entry(parent, name, attr, since);
-                    self.held.hold(entry.attr.ino, file);
+                    self.held.hold(entry.attr.ino, attr.len_bytes, file);
                     return Ok(entry);
                 }
                 // Replaced again.
