@@ -176,8 +176,8 @@ pub struct ObjectInfo {
     pub len_bytes: u64,
     /// Its tag: true for the bytes as they are now.
     pub etag: ETag,
-    /// A tag shown earlier for the same bytes; conditions match it as well.
-    pub etag_before: Option<ETag>,
+    /// Tags shown earlier for the same bytes; conditions match them as well.
+    pub etags_before: Vec<ETag>,
     /// The file's mtime.
     pub modified: Timestamp,
     /// What the client said.
@@ -194,13 +194,10 @@ impl ObjectInfo {
     fn is_named_by(&self, matches: &ETagMatch) -> bool {
         match matches {
             ETagMatch::Any => true,
-            ETagMatch::OneOf(tags) => tags.iter().any(|tag| {
-                tag == self.etag.as_str()
-                    || self
-                        .etag_before
-                        .as_ref()
-                        .is_some_and(|before| tag == before.as_str())
-            }),
+            ETagMatch::OneOf(tags) => {
+                let mut known = self.etags_before.iter().chain([&self.etag]);
+                known.any(|known| tags.iter().any(|tag| tag == known.as_str()))
+            }
         }
     }
 }
@@ -421,7 +418,7 @@ mod tests {
             version: None,
             len_bytes: 3,
             etag: ETag::parse(etag).unwrap(),
-            etag_before: None,
+            etags_before: Vec::new(),
             modified: Timestamp(secs * 1_000_000_000 + 5),
             attrs: Attributes::default(),
             checksum: None,
@@ -483,7 +480,7 @@ mod tests {
     #[test]
     fn a_tag_shown_before_still_matches() {
         let mut object = info("a", 1);
-        object.etag_before = Some(ETag::provisional(1));
+        object.etags_before = vec![ETag::provisional(1)];
         let asked = Precondition {
             if_match: tags("px1-0000000000000001"),
             ..Precondition::default()

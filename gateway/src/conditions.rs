@@ -292,7 +292,7 @@ mod tests {
             version: None,
             len_bytes: 10,
             etag: ETag::parse("abc").unwrap(),
-            etag_before: None,
+            etags_before: Vec::new(),
             modified: parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap(),
             attrs: Attributes::default(),
             checksum: None,

@@ -192,7 +192,7 @@ impl Record {
             version: None,
             len_bytes: facts.len_bytes,
             etag,
-            etag_before: None,
+            etags_before: Vec::new(),
             modified: Timestamp(facts.mtime_ns),
             attrs: self.attrs.clone(),
             checksum: None,
@@ -240,7 +240,11 @@ impl Record {
         info.part_count = self.multipart.map(|tag| tag.part_count);
         if let Some(etag) = self.etag() {
             info.etag = etag;
-            info.etag_before = self.etag_before.map(ETag::provisional);
+            info.etags_before = self
+                .etag_before
+                .map(ETag::provisional)
+                .into_iter()
+                .collect();
         }
     }
 }

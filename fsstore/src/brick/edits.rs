@@ -41,6 +41,8 @@ pub struct Edits {
     seed: RandomState,
     /// The ctime at the end of edits of late: what the kernel tells of them comes afterwards.
     ended: Cache<u64, i64>,
+    /// The ctime at the end of edits of late that changed nothing after their tag was given.
+    shown: Cache<u64, i64>,
 }
 
 impl Default for Edits {
@@ -51,6 +53,7 @@ impl Default for Edits {
             listed: AtomicU64::new(0),
             seed: RandomState::new(),
             ended: Cache::new(MAX_ENDED),
+            shown: Cache::new(MAX_ENDED),
         }
     }
 }
@@ -66,6 +69,8 @@ struct Editing {
     logged: bool,
     /// Whether it was changed so late before that an edit may leave all its times as they are.
     may_hide: bool,
+    /// The ctime with which its tag was given last.
+    shown: Option<i64>,
 }
 
 impl Edits {
@@ -93,6 +98,18 @@ impl Edits {
         self.has(facts.ino) || self.ended.get(&facts.ino) == Some(facts.ctime_ns)
     }
 
+    fn show(&self, facts: &FileFacts) {
+        if let Some(editing) = self.lock().get_mut(&facts.ino) {
+            editing.shown = Some(facts.ctime_ns);
+        }
+    }
+
+    /// Whether a file is as it was when the tag of this instant was given, while it was open for
+    /// writing.
+    pub fn have_shown(&self, facts: &FileFacts) -> bool {
+        !self.shown.is_empty() && self.shown.get(&facts.ino) == Some(facts.ctime_ns)
+    }
+
     fn is_logged(&self, ino: u64) -> bool {
         self.lock().get(&ino).is_some_and(|editing| editing.logged)
     }
@@ -105,6 +122,7 @@ impl Edits {
             at: Vec::new(),
             logged: false,
             may_hide,
+            shown: None,
         });
         editing.handles += 1;
         editing.logged |= logged;
@@ -280,6 +298,9 @@ impl<D: Disk> Inner<D> {
             }
         };
         self.edits.ended.insert(ino, facts.ctime_ns);
+        if editing.shown == Some(facts.ctime_ns) {
+            self.edits.shown.insert(ino, facts.ctime_ns);
+        }
         if facts.link_count == 0 {
             self.stamps.forget(ino);
             return Vec::new();
@@ -314,6 +335,14 @@ impl<D: Disk> Inner<D> {
         match changed && !is_empty {
             true => editing.at,
             false => Vec::new(),
+        }
+    }
+
+    /// Notes that the tag of a file open for writing, whose pages were written, was given. Nothing
+    /// is noted where the next change may not move its times.
+    pub(super) fn show_edited(&self, facts: &FileFacts) {
+        if !self.is_within_tick(facts) {
+            self.edits.show(facts);
         }
     }
 

@@ -228,6 +228,10 @@ impl<D: Disk> Inner<D> {
             // Empty, perhaps, and for this instant only.
             info.etag = ETag::provisional(state.provisional_tag());
         }
+        if !info.etag.is_provisional() && self.edits.have_shown(&found.facts) {
+            let shown = ETag::provisional(state.provisional_tag());
+            info.etags_before.push(shown);
+        }
         let in_doubt = had_digests && info.etag.is_provisional();
         Looked {
             found,
@@ -365,7 +369,9 @@ impl<D: Disk> Inner<D> {
             Ok(())
         });
         written.await?;
-        self.look_waiting(at).await
+        let looked = self.look_waiting(at).await?;
+        self.show_edited(&looked.found.facts);
+        Ok(looked)
     }
 
     /// Looks while no change of ours is under way.

@@ -137,7 +137,7 @@ impl Staged for MemStaged {
             version: None,
             len_bytes: self.body.bytes.len() as u64,
             etag: ETag::from_md5(&md5),
-            etag_before: None,
+            etags_before: Vec::new(),
             modified: Timestamp::default(),
             attrs: options.attrs,
             checksum: options.keep_checksum.map(|a| self.body.checksum(a)),

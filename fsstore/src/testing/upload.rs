@@ -173,7 +173,7 @@ impl MemVolume {
             version: None,
             len_bytes: made.len_bytes,
             etag: made.etag(),
-            etag_before: None,
+            etags_before: Vec::new(),
             modified: options.modified.unwrap_or(modified),
             attrs: upload.info.attrs.clone(),
             part_count: Some(made.part_count()),

@@ -254,7 +254,7 @@ pub(super) mod tests {
                     version: None,
                     len_bytes: len as u64,
                     etag: ETag::provisional(1),
-                    etag_before: None,
+                    etags_before: Vec::new(),
                     modified: Timestamp(0),
                     attrs: Attributes::default(),
                     checksum: None,

@@ -207,7 +207,7 @@ mod tests {
             version: None,
             len_bytes: 0,
             etag: ETag::provisional(1),
-            etag_before: None,
+            etags_before: Vec::new(),
             modified: Timestamp(0),
             attrs: Attributes {
                 system: described.system,

@@ -109,7 +109,7 @@ fn a_valid_record_gives_its_digests() {
     record.etag_before = Some(7);
     let info = record.to_object_info(key(), &FACTS);
     assert_eq!(info.etag, ETag::from_md5(&[0xab; 16]));
-    assert_eq!(info.etag_before, Some(ETag::provisional(7)));
+    assert_eq!(info.etags_before, [ETag::provisional(7)]);
     assert_eq!(info.len_bytes, FACTS.len_bytes);
     assert_eq!(info.modified, Timestamp(FACTS.mtime_ns));
     record.multipart = Some(MultipartTag {

@@ -401,3 +401,32 @@ async fn a_file_keeps_its_digest_in_its_shelter() {
     removed.unwrap();
     assert_eq!(scene.tag().await, md5(OLD));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tag_of_an_open_file_goes_on_matching_where_nothing_was_written() {
+    let scene = Scene::new(HashPolicy::Never).await;
+    for bytes in [OLD, b""] {
+        scene.put(bytes, Precondition::default()).await.unwrap();
+        let edit = scene.begin().await;
+        let shown = scene.brick.stat(&scene.at).await.unwrap().etag;
+        assert!(shown.is_provisional());
+        end(edit).await;
+        let now = scene.brick.stat(&scene.at).await.unwrap();
+        assert_eq!(now.etag, md5(bytes));
+        assert_eq!(now.etags_before, std::slice::from_ref(&shown));
+        // Another edit changes something, and takes it back.
+        let edit = scene.begin().await;
+        std::fs::write(scene.path(), b"new bytes").unwrap();
+        std::fs::write(scene.path(), bytes).unwrap();
+        end(edit).await;
+        let named = Precondition {
+            if_match: Some(ETagMatch::OneOf(vec![shown.as_str().to_owned()])),
+            ..Precondition::default()
+        };
+        let refused = scene.put(b"x", named).await;
+        assert!(
+            matches!(refused, Err(StoreError::PreconditionFailed(_))),
+            "{refused:?}"
+        );
+    }
+}

@@ -114,7 +114,7 @@ async fn a_dropped_file_gets_its_digest_and_its_first_tag_still_matches() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    assert_eq!(info.etag_before, Some(first));
+    assert_eq!(info.etags_before, [first]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
