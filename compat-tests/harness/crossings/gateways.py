@@ -102,7 +102,8 @@ class GatewayWalk:
         """One line."""
         return (
             f"{self.crossings} crossings between {len(self.gateways)} gateways, 0 stale;"
-            f" {sum(self.made.values())} changes in {seconds:.0f} s ({self.crossings / max(seconds, 1e-9):.0f}/s), seed {self.seed}"
+            f" {sum(self.made.values())} changes in {seconds:.0f} s ({self.crossings / max(seconds, 1e-9):.0f}/s),"
+            f" seed {self.seed}"
         )
 
     def account(self, model):
