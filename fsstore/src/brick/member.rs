@@ -181,8 +181,10 @@ impl<D: Disk> Inner<D> {
         self.look_blocking(at)
     }
 
-    /// In a turn: notes that a file is as changes of ours left it.
+    /// In a turn: notes that a file is as changes of ours left it, once a change of its time that
+    /// a crash interrupted is finished.
     pub(crate) fn vouch(&self, at: &Locator) -> Result<()> {
+        self.finish_touch(at)?;
         if let Some(found) = self.tree.find_readable(at)?
             && found.file.is_some()
         {

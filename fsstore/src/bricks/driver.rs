@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use placement::group::GroupId;
 use placement::layout::BrickId;
 use placement::replica::{
-    Action, BrickSet, Event, GroupConfig, Life, OpId, Outcome, Replica, Session, Stored, Terms,
-    Time, Verdict,
+    Action, BrickSet, Event, GroupConfig, Life, OpId, Replica, Session, Stored, Terms, Time,
 };
 use tokio::sync::{Semaphore, oneshot};
 
@@ -164,6 +163,13 @@ struct Copy {
     old: u64,
     /// Published up to here.
     applied: u64,
+    /// In sync, but not read before it has published up to here.
+    readable_from: u64,
+    /// Tickets of what is being logged, each with its first record.
+    logging: VecDeque<(u64, u64)>,
+    /// What is to be done in the tree once the records that it is about are logged: only a brick
+    /// that learns is told that records are committed before it has them.
+    held: VecDeque<Action<Kept>>,
     /// Counts how often its log was begun anew.
     rebases: u64,
     /// When that was, and what records have changed since.
@@ -303,6 +309,9 @@ impl<D: Disk> Driver<D> {
             replica,
             old,
             applied,
+            readable_from: old,
+            logging: VecDeque::new(),
+            held: VecDeque::new(),
             rebases: 0,
             rebased: Instant::now(),
             touched: Touched::default(),
@@ -454,15 +463,20 @@ impl<D: Disk> Driver<D> {
                 ticket,
                 keep,
                 records,
-            } => self.log(
-                seat,
-                LogJob::Persist {
-                    group,
-                    ticket,
-                    keep,
-                    records,
-                },
-            ),
+            } => {
+                if let (Some(copy), Some(first)) = (self.copy(g, seat), records.first()) {
+                    copy.logging.push_back((ticket, first.at.seq));
+                }
+                self.log(
+                    seat,
+                    LogJob::Persist {
+                        group,
+                        ticket,
+                        keep,
+                        records,
+                    },
+                );
+            }
             Action::Rebase { ticket, base } => {
                 if let Some(copy) = self.copy(g, seat) {
                     copy.rebases += 1;
@@ -481,7 +495,6 @@ impl<D: Disk> Driver<D> {
                 );
             }
             Action::Trim { base } => self.log(seat, LogJob::Trim { group, base }),
-            Action::Apply { record, is_partial } => self.apply(g, seat, record, is_partial),
             Action::Decide { op, .. } => self.decide(g, seat, op),
             Action::Answer { op, outcome } => self.answer(g, op, outcome),
             Action::Cas { next } => self.cas.push((group, next)),
@@ -493,7 +506,7 @@ impl<D: Disk> Driver<D> {
             Action::Alarm(alarm) => {
                 tracing::error!(group = g, brick = brick.0, ?alarm, "a group is in trouble");
             }
-            other => self.heal(g, seat, other),
+            other => self.in_order(g, seat, other),
         }
     }
 
@@ -512,6 +525,7 @@ impl<D: Disk> Driver<D> {
             return;
         };
         for (group, ticket) in logged.persisted {
+            self.release(group.0, seat, ticket);
             self.inbox
                 .push_back((group.0, seat, Event::Persisted { ticket }));
         }
@@ -551,34 +565,5 @@ impl<D: Disk> Driver<D> {
         }
         self.drain();
         self.give_up_late();
-    }
-
-    fn outcome(&mut self, g: u32, op: OpId, outcome: Outcome) {
-        match outcome {
-            Outcome::Done { at } => {
-                self.groups[g as usize].done.push((at.seq, op));
-                self.settle(g);
-            }
-            Outcome::Refused => {
-                let refusal = self.asks.get_mut(&op).and_then(|ask| ask.refusal.take());
-                self.finish(op, refusal.map_or(Ok(()), Err));
-            }
-            Outcome::Short { .. } => self.finish(op, Err(StoreError::Busy("too few bricks"))),
-            Outcome::TooFew { .. } => self.finish(op, Err(StoreError::Busy("too few bricks"))),
-            // The next primary does it, or has done it and says so.
-            Outcome::NotPrimary { .. } | Outcome::Unknown => {
-                self.groups[g as usize].parked.push(op);
-            }
-        }
-    }
-
-    fn verdict(decision: &Decision) -> Verdict<Kept> {
-        match decision {
-            Ok(Some(change)) => Verdict::Write {
-                effects: change.effects(),
-                body: Some(Arc::new(change.clone())),
-            },
-            Ok(None) | Err(_) => Verdict::Refuse,
-        }
     }
 }

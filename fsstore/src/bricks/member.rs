@@ -295,6 +295,7 @@ impl<D: Disk> Member<D> {
         record: Arc<Record<Kept>>,
         checks: bool,
         is_partial: bool,
+        peers: Vec<Arc<Self>>,
     ) -> impl Future<Output = Result<()>> + Send + use<D> {
         let key = match record.body.as_ref().and_then(Option::as_deref) {
             Some(
@@ -315,9 +316,11 @@ impl<D: Disk> Member<D> {
             }
             let applying = Applying {
                 member: &member,
+                record: &record,
                 op: record.op,
                 stamp: stamp_of(record.at),
                 checks,
+                peers: &peers,
             };
             applying.change(turn, change)
         })
@@ -337,9 +340,11 @@ impl<D: Disk> Member<D> {
 /// One change on its way into the tree, in the turn.
 struct Applying<'a, D: Disk> {
     member: &'a Member<D>,
+    record: &'a Record<Kept>,
     op: OpId,
     stamp: Stamp,
     checks: bool,
+    peers: &'a [Arc<Member<D>>],
 }
 
 impl<D: Disk> Applying<'_, D> {
@@ -420,6 +425,21 @@ impl<D: Disk> Applying<'_, D> {
         }
     }
 
+    /// The staged file; where a power cut left its record and not it, another brick's, made
+    /// durable here.
+    fn staged_anywhere(&self) -> Result<Option<Arc<D::File>>> {
+        let staged = self.member.staged(self.op)?;
+        if staged.is_some() || !self.checks {
+            return Ok(staged);
+        }
+        let fail = |e| StoreError::from_io("make a fetched file durable", e);
+        let fetched = self.member.prepare(self.record, self.peers)?;
+        if let Some(file) = &fetched {
+            file.sync().map_err(fail)?;
+        }
+        Ok(fetched)
+    }
+
     /// Whether what stands was made by this change or a later one.
     fn has_later(&self, at: &Locator) -> Result<bool> {
         Ok(self.checks && self.member.inner.stamp_at(at)? >= Some(self.stamp))
@@ -436,7 +456,7 @@ impl<D: Disk> Applying<'_, D> {
         let has_later = self.has_later(at)?;
         let file = match has_later {
             true => None,
-            false => self.member.staged(self.op)?,
+            false => self.staged_anywhere()?,
         };
         match file {
             Some(file) => {
@@ -465,7 +485,7 @@ impl<D: Disk> Applying<'_, D> {
 
     fn part(&self, at: &Locator, id: &UploadId, part: &PartInfo) -> Result<()> {
         let Member { inner, dir, .. } = self.member;
-        let Some(file) = self.member.staged(self.op)? else {
+        let Some(file) = self.staged_anywhere()? else {
             return match self.checks {
                 true => Ok(()),
                 false => Err(StoreError::Corrupt("a staged part is gone".to_owned())),

@@ -81,4 +81,6 @@ pub mod volume;
 pub use serving::Bricks;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;

@@ -94,16 +94,15 @@ impl<D: Disk> Bricks<D> {
             let member = Arc::new(Member::new(id, brick)?);
             let disk = Arc::clone(member.inner.disk());
             let is_whole = is_new && !is_doubted;
-            let log = ReplicaLog::open(disk, Arc::clone(member.dir()), count, is_whole)?;
+            let mut log = ReplicaLog::open(disk, Arc::clone(member.dir()), count, is_whole)?;
+            if is_doubted {
+                log.doubt()?;
+            }
             let needed: std::collections::HashSet<_> = log.staged_ops().collect();
             member.sweep(|op| needed.contains(&op))?;
             last_op = last_op.max(log.last_op());
             now = now.max(u64::try_from(member.inner.now().0).unwrap_or(0));
-            let mut lists: Vec<_> = (0..count).map(|g| log.stored(GroupId(g))).collect();
-            for group in &mut lists {
-                group.is_complete &= !is_doubted;
-            }
-            stored.push(lists);
+            stored.push((0..count).map(|g| log.stored(GroupId(g))).collect());
             let all = Arc::clone(&members);
             let (jobs, thread) = start_logger(Arc::clone(&member), all, log, count, input.clone())
                 .map_err(|e| StoreError::from_io("start a logging thread", e))?;

@@ -207,7 +207,7 @@ impl<D: Disk> Shared<D> {
         loop {
             let member = self.reader(group).await?;
             match read(Arc::clone(&member)).await {
-                Err(error) if is_fault(&error) && self.in_sync(group).len() > 1 => {
+                Err(error) if is_fault(&error) && self.has_other(group, member.id) => {
                     self.report(member.id, error);
                     // Until the driver has heard of it.
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -215,6 +215,11 @@ impl<D: Disk> Shared<D> {
                 other => return other,
             }
         }
+    }
+
+    fn has_other(&self, group: GroupId, brick: BrickId) -> bool {
+        let mut others = self.in_sync(group).into_iter();
+        others.any(|member| member.id != brick)
     }
 
     /// Says that a brick's disk failed.

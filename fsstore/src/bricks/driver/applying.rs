@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
-use placement::replica::{OpId, Record};
+use placement::replica::{Action, OpId, Record};
 
 use super::super::kinds::Kept;
 use super::super::logger::LogJob;
@@ -15,6 +15,42 @@ use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
 
 impl<D: Disk> Driver<D> {
+    /// Does something in a brick's tree after what was said before it; a record once it is logged,
+    /// since with that its staged file is there.
+    pub(super) fn in_order(&mut self, g: u32, seat: usize, action: Action<Kept>) {
+        let Some(copy) = self.copy(g, seat) else {
+            return;
+        };
+        if !copy.held.is_empty() || copy.is_too_early(&action) {
+            copy.held.push_back(action);
+            return;
+        }
+        self.do_now(g, seat, action);
+    }
+
+    fn do_now(&mut self, g: u32, seat: usize, action: Action<Kept>) {
+        match action {
+            Action::Apply { record, is_partial } => self.apply(g, seat, record, is_partial),
+            other => self.heal(g, seat, other),
+        }
+    }
+
+    /// Something was logged: what waited for it is done.
+    pub(super) fn release(&mut self, g: u32, seat: usize, ticket: u64) {
+        if let Some(copy) = self.copy(g, seat) {
+            copy.logging.retain(|(logging, _)| *logging > ticket);
+        }
+        while let Some(copy) = self.copy(g, seat)
+            && let Some(next) = copy.held.pop_front()
+        {
+            if copy.is_too_early(&next) {
+                copy.held.push_front(next);
+                return;
+            }
+            self.do_now(g, seat, next);
+        }
+    }
+
     pub(super) fn apply(
         &mut self,
         g: u32,
@@ -33,7 +69,11 @@ impl<D: Disk> Driver<D> {
             let mut touched = copy.touched.lock().unwrap_or_else(PoisonError::into_inner);
             touched.extend(record.effects.iter().map(|effect| effect.name.clone()));
         }
-        let applied = member.apply(record, checks, is_partial);
+        let peers = match checks {
+            true => self.shared.all_members(),
+            false => Vec::new(),
+        };
+        let applied = member.apply(record, checks, is_partial, peers);
         let (told, group) = (self.shared.input.clone(), GroupId(g));
         let (brick, life) = (member.id, self.seats[seat].life);
         self.shared.runtime.spawn(async move {
@@ -61,12 +101,18 @@ impl<D: Disk> Driver<D> {
         else {
             return;
         };
+        let mut has_caught_up = false;
         if let Some(copy) = self.copy(group.0, seat) {
-            copy.applied = copy.applied.max(seq);
+            let before = copy.applied;
+            copy.applied = before.max(seq);
+            has_caught_up = before < copy.readable_from && copy.applied >= copy.readable_from;
             let found = &mut self.seats[seat];
             let latest = found.dirty.entry(group.0).or_default();
             *latest = seq.max(*latest);
             found.changes += 1;
+        }
+        if has_caught_up {
+            self.publish_config(group.0);
         }
         if let Err(error) = result {
             self.groups[group.0 as usize]
@@ -195,5 +241,16 @@ impl<D: Disk> Driver<D> {
             Err(StoreError::Stopping) => {}
             Err(error) => self.fail_seat(seat, &error),
         }
+    }
+}
+
+impl Copy {
+    fn is_too_early(&self, action: &Action<Kept>) -> bool {
+        let Action::Apply { record, .. } = action else {
+            return false;
+        };
+        self.logging
+            .iter()
+            .any(|(_, first)| *first <= record.at.seq)
     }
 }

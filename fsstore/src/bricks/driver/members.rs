@@ -7,7 +7,7 @@ use placement::layout::BrickId;
 use placement::replica::{BrickSet, Event, GroupConfig, Stored};
 
 use super::super::kinds::Kept;
-use super::{Driver, Input, heal};
+use super::{Copy, Driver, Input, heal};
 use crate::brick::disk::Disk;
 use crate::error::StoreError;
 
@@ -34,7 +34,8 @@ impl<D: Disk> Driver<D> {
             let g = group.0;
             let known = &mut self.groups[g as usize];
             if config.epoch > known.config.epoch {
-                known.config = config;
+                let before = std::mem::replace(&mut known.config, config);
+                self.await_newcomers(g, before.in_sync);
                 self.publish_config(g);
             }
             let config = self.groups[g as usize].config;
@@ -48,15 +49,33 @@ impl<D: Disk> Driver<D> {
         }
     }
 
+    /// Whoever comes into sync has all records, but may have some still to publish: until then it
+    /// is not read.
+    fn await_newcomers(&mut self, g: u32, before: BrickSet) {
+        let group = &mut self.groups[g as usize];
+        let config = group.config;
+        let commits = group.copies.iter().map(|copy| copy.replica.progress().0);
+        let committed = commits.max().unwrap_or(0);
+        for copy in &mut group.copies {
+            let brick = self.seats[copy.seat].member.id;
+            if config.in_sync.contains(brick) && !before.contains(brick) {
+                copy.readable_from = committed;
+            }
+        }
+    }
+
     /// Lets readers know who is in sync; nobody reads while the primary is another and not ready.
     pub(super) fn publish_config(&self, g: u32) {
-        let config = &self.groups[g as usize].config;
+        let group = &self.groups[g as usize];
+        let config = &group.config;
         let primary = self.seat_of(config.primary);
-        let in_sync = config
-            .in_sync
-            .iter()
-            .filter_map(|brick| self.seat_of(brick));
-        self.shared.configured(g, config.epoch, primary, in_sync);
+        let is_readable = |copy: &&Copy| {
+            let brick = self.seats[copy.seat].member.id;
+            config.in_sync.contains(brick) && copy.applied >= copy.readable_from
+        };
+        let readable = group.copies.iter().filter(is_readable);
+        let readable = readable.map(|copy| copy.seat);
+        self.shared.configured(g, config.epoch, primary, readable);
     }
 
     /// A primary serves: it may be read once all that was committed before is published.

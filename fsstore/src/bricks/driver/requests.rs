@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
-use placement::replica::{Event, OpId, Outcome};
+use placement::replica::{Event, OpId, Outcome, Verdict};
 
+use super::super::kinds::Kept;
 use super::{Ask, Decision, Driver, Input, PATIENCE, Pending};
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -45,7 +46,7 @@ impl<D: Disk> Driver<D> {
 
     pub(super) fn decide(&mut self, g: u32, seat: usize, op: OpId) {
         let Some(pending) = self.asks.get(&op) else {
-            let verdict = placement::replica::Verdict::Refuse;
+            let verdict = Verdict::Refuse;
             self.inbox
                 .push_back((g, seat, Event::Decided { op, verdict }));
             return;
@@ -131,6 +132,38 @@ impl<D: Disk> Driver<D> {
                     None => {}
                 }
             }
+        }
+    }
+
+    fn outcome(&mut self, g: u32, op: OpId, outcome: Outcome) {
+        match outcome {
+            Outcome::Done { at } => {
+                let group = &mut self.groups[g as usize];
+                // It may have been one that nobody knew of: it is not to be done again.
+                group.parked.retain(|parked| *parked != op);
+                group.done.push((at.seq, op));
+                self.settle(g);
+            }
+            Outcome::Refused => {
+                let refusal = self.asks.get_mut(&op).and_then(|ask| ask.refusal.take());
+                self.finish(op, refusal.map_or(Ok(()), Err));
+            }
+            Outcome::Short { .. } => self.finish(op, Err(StoreError::Busy("too few bricks"))),
+            Outcome::TooFew { .. } => self.finish(op, Err(StoreError::Busy("too few bricks"))),
+            // The next primary does it, or has done it and says so.
+            Outcome::NotPrimary { .. } | Outcome::Unknown => {
+                self.groups[g as usize].parked.push(op);
+            }
+        }
+    }
+
+    fn verdict(decision: &Decision) -> Verdict<Kept> {
+        match decision {
+            Ok(Some(change)) => Verdict::Write {
+                effects: change.effects(),
+                body: Some(Arc::new(change.clone())),
+            },
+            Ok(None) | Err(_) => Verdict::Refuse,
         }
     }
 }

@@ -1,0 +1,338 @@
+//! Two bricks on disks whose power can be cut at every call, together or one by one: what was
+//! answered stays, nothing is mixed, and the copies are equal afterwards. The file systems keep the
+//! order of names' changes, as those with a journal do: without it a staged file could lose its
+//! name before its object has one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use placement::group::{GroupId, Grouping};
+use placement::layout::BrickId;
+use placement::replica::{BrickSet, GroupConfig, Life};
+
+use super::ledger::{Ledger, MemoryLedger};
+use super::serving::{Bricks, Present, Setup};
+use crate::brick::attrs::Record;
+use crate::brick::crashdisk::{Abilities, CrashDisk, Model, Random, World};
+use crate::brick::disk::DiskFile;
+use crate::brick::intents::BootId;
+use crate::brick::{Brick, BrickOptions};
+use crate::error::{Result, StoreError};
+use crate::name::{BucketName, ObjectKey};
+use crate::object::{Locator, Precondition};
+use crate::volume::{
+    AttrsPatch, CommitOptions, ListQuery, NewBucket, Object, StageOptions, Staged, Volume,
+};
+
+/// How long an operation on two dead disks is waited for: it has no answer.
+const NO_ANSWER: Duration = Duration::from_millis(400);
+const FOREVER: u64 = u64::MAX / 2;
+
+type Crashing = Bricks<CrashDisk>;
+
+fn bucket() -> BucketName {
+    BucketName::parse("b").unwrap()
+}
+
+fn at(key: &str) -> Locator {
+    Locator::new(bucket(), ObjectKey::parse(key).unwrap())
+}
+
+fn ledger() -> MemoryLedger {
+    let (a, b) = (BrickId(0), BrickId(1));
+    let config = |primary| GroupConfig {
+        epoch: 1,
+        primary,
+        in_sync: BrickSet::of(&[a, b]),
+        maker: Life {
+            brick: primary,
+            number: 0,
+        },
+    };
+    MemoryLedger::new(vec![config(a), config(b)])
+}
+
+fn disk(world: World) -> Arc<CrashDisk> {
+    let world = world.with(Model::Journal);
+    Arc::new(CrashDisk::new(world, Abilities::default()))
+}
+
+async fn start(disks: &[Arc<CrashDisk>; 2], ledger: &MemoryLedger, term: u64) -> Crashing {
+    let mut bricks = Vec::new();
+    for (id, disk) in (0..).zip(disks) {
+        let options = BrickOptions {
+            scan_interval: Duration::from_secs(3_600),
+            boot: BootId::new(&disk.world().boot()),
+            member: true,
+            ..BrickOptions::new("/")
+        };
+        let index = tempfile::tempdir().unwrap();
+        let opened = Brick::open_on(Arc::clone(disk), options, index.path()).await;
+        // SQLite keeps its files open; they go with it.
+        bricks.push(Present {
+            id: BrickId(id),
+            brick: opened.unwrap(),
+            is_doubted: false,
+        });
+    }
+    let setup = Setup {
+        bricks,
+        grouping: Grouping::new((1, 2), 1).unwrap(),
+        replicas: 2,
+        term,
+        wanted: ledger.groups().iter().map(|_| both()).collect(),
+    };
+    Bricks::start(setup, Arc::new(ledger.clone()))
+        .await
+        .unwrap()
+}
+
+fn both() -> BrickSet {
+    BrickSet::of(&[BrickId(0), BrickId(1)])
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Put,
+    Overwrite,
+    Delete,
+    Tag,
+}
+
+impl Op {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Put => "dir/new",
+            Self::Overwrite | Self::Delete | Self::Tag => "dir/old",
+        }
+    }
+
+    async fn run(self, bricks: &Crashing) -> Result<()> {
+        match self {
+            Self::Put | Self::Overwrite => put(bricks, self.key(), "after").await,
+            Self::Delete => {
+                let (at, always) = (at(self.key()), Precondition::default());
+                bricks.remove(&at, &always).await.map(|_| ())
+            }
+            Self::Tag => {
+                let patch = AttrsPatch {
+                    tags: Some([("tag".to_owned(), "after".to_owned())].into()),
+                    touch: true,
+                    ..AttrsPatch::default()
+                };
+                let (at, always) = (at(self.key()), Precondition::default());
+                bricks.set_attrs(&at, patch, &always).await.map(|_| ())
+            }
+        }
+    }
+
+    /// What may stand at its key: before it, and after it.
+    fn states(self) -> (Option<&'static str>, Option<&'static str>) {
+        match self {
+            Self::Put => (None, Some("after")),
+            Self::Overwrite => (Some("before"), Some("after")),
+            Self::Delete => (Some("before"), None),
+            Self::Tag => (Some("before"), Some("before tagged")),
+        }
+    }
+}
+
+async fn put(bricks: &Crashing, key: &str, body: &str) -> Result<()> {
+    let mut staged = bricks.stage(&at(key), StageOptions::default()).await?;
+    staged.write(body.to_owned().into()).await?;
+    let mut options = CommitOptions::default();
+    options
+        .attrs
+        .user
+        .insert("body".to_owned(), body.to_owned());
+    staged.commit(options).await.map(|_| ())
+}
+
+/// What stands at a key: its bytes, which are its record's, and its tag.
+async fn state(bricks: &Crashing, key: &str) -> Option<String> {
+    let object = match bricks.open(&at(key)).await {
+        Err(StoreError::NoSuchKey) => return None,
+        other => other.unwrap(),
+    };
+    let info = object.info();
+    assert!(!info.etag.is_provisional(), "its digests are in doubt");
+    let bytes = object.read(0..info.len_bytes).await.unwrap();
+    assert_eq!(info.attrs.user["body"].as_bytes(), &bytes[..]);
+    let tagged = if info.attrs.tags.is_empty() {
+        ""
+    } else {
+        " tagged"
+    };
+    Some(format!("{}{tagged}", String::from_utf8_lossy(&bytes)))
+}
+
+async fn listed(bricks: &Crashing) -> Vec<String> {
+    let query = ListQuery {
+        limit: 10,
+        ..ListQuery::default()
+    };
+    let page = bricks.list(&bucket(), &query).await.unwrap();
+    let keys = page.objects.iter();
+    keys.map(|entry| entry.key.as_str().to_owned()).collect()
+}
+
+async fn wait_for_both(ledger: &MemoryLedger, context: &str) {
+    let begun = Instant::now();
+    while ledger.groups().iter().any(|group| group.in_sync != both()) {
+        let is_late = begun.elapsed() > Duration::from_secs(30);
+        assert!(!is_late, "{context}: {:?}", ledger.groups());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What each brick has at a key: bytes, time and record, but for the inode's number.
+fn copies(bricks: &Crashing, key: &str) -> Vec<Option<(Vec<u8>, i64, Record)>> {
+    let members = bricks.shared.all_members();
+    let copy = |member: &Arc<super::member::Member<CrashDisk>>| {
+        let looked = member.inner.look_now(&at(key)).unwrap()?;
+        let file = looked.found.file.unwrap();
+        let bytes = file.read_at(0, 1 << 20).unwrap();
+        let mut record = looked.record;
+        if let Some(state) = &mut record.state {
+            state.ino = 0;
+        }
+        Some((bytes, looked.found.facts.mtime_ns, record))
+    };
+    members.iter().map(copy).collect()
+}
+
+/// A volume with an object, as its disks are after an orderly end.
+async fn prepared() -> ([World; 2], MemoryLedger) {
+    let (disks, ledger) = ([disk(World::new()), disk(World::new())], ledger());
+    let bricks = start(&disks, &ledger, 1).await;
+    let name = bucket();
+    bricks
+        .create_bucket(&name, NewBucket::default())
+        .await
+        .unwrap();
+    put(&bricks, "dir/old", "before").await.unwrap();
+    bricks.close().await.unwrap();
+    (disks.map(|disk| disk.world().after_kill()), ledger)
+}
+
+/// One operation with the disks cut after so many changes each, then the end, and what is left.
+async fn play(worlds: &[World; 2], kept: &MemoryLedger, op: Op, cuts: [u64; 2], seed: u64) {
+    let ledger = MemoryLedger::new(kept.groups());
+    let disks = worlds.clone().map(disk);
+    let bricks = start(&disks, &ledger, 2).await;
+    assert_eq!(state(&bricks, "dir/old").await.as_deref(), Some("before"));
+    for (disk, cut) in disks.iter().zip(cuts) {
+        disk.cut_after(cut);
+    }
+    let answer = tokio::time::timeout(NO_ANSWER, op.run(&bricks)).await;
+    let context = format!("{op:?} cut after {cuts:?}: {answer:?}");
+    if cuts.contains(&FOREVER) {
+        // One disk is well: nobody notices.
+        assert!(matches!(answer, Ok(Ok(()))), "{context}");
+        assert_eq!(state(&bricks, op.key()).await.as_deref(), op.states().1);
+    }
+    let mut random = Random(seed);
+    let left = disks.map(|disk| disk.world().after_power_cut(&mut random));
+    let _ = tokio::time::timeout(Duration::from_secs(5), bricks.close()).await;
+    let disks = left.map(disk);
+    let bricks = start(&disks, &ledger, 3).await;
+    let found = state(&bricks, op.key()).await;
+    let (before, after) = op.states();
+    let may_be_old = !matches!(answer, Ok(Ok(())));
+    assert!(
+        found.as_deref() == after || (may_be_old && found.as_deref() == before),
+        "{context}: {found:?}"
+    );
+    wait_for_both(&ledger, &context).await;
+    assert_eq!(state(&bricks, op.key()).await, found, "{context}");
+    assert_eq!(
+        listed(&bricks).await.contains(&op.key().to_owned()),
+        found.is_some()
+    );
+    // What the one missed it publishes soon.
+    let begun = Instant::now();
+    loop {
+        let copies = copies(&bricks, op.key());
+        if copies[0] == copies[1] {
+            break;
+        }
+        let is_late = begun.elapsed() > Duration::from_secs(10);
+        assert!(!is_late, "{context}: {copies:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    put(&bricks, op.key(), "later").await.unwrap();
+    assert_eq!(state(&bricks, op.key()).await.as_deref(), Some("later"));
+    bricks.close().await.unwrap();
+}
+
+/// How many changes an operation makes on a disk, up to its answer.
+async fn changes(worlds: &[World; 2], kept: &MemoryLedger, op: Op) -> u64 {
+    let ledger = MemoryLedger::new(kept.groups());
+    let disks = worlds.clone().map(disk);
+    let bricks = start(&disks, &ledger, 2).await;
+    state(&bricks, "dir/old").await;
+    let before = disks.each_ref().map(|disk| disk.counts().0);
+    op.run(&bricks).await.unwrap();
+    let after = disks.each_ref().map(|disk| disk.counts().0);
+    bricks.close().await.unwrap();
+    (after[0] - before[0]).max(after[1] - before[1])
+}
+
+async fn play_all(op: Op) {
+    let (worlds, ledger) = prepared().await;
+    let last = changes(&worlds, &ledger, op).await;
+    assert!(last > 3, "{last}");
+    for cut in 0..=last {
+        for cuts in [[cut, cut], [cut, FOREVER], [FOREVER, cut]] {
+            play(&worlds, &ledger, op, cuts, cut).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_object_survives_every_cut() {
+    play_all(Op::Put).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_object_survives_every_cut() {
+    play_all(Op::Overwrite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_object_survives_every_cut() {
+    play_all(Op::Delete).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changed_attributes_survive_every_cut() {
+    play_all(Op::Tag).await;
+}
+
+/// A disk that fails is out of the way within a second, while requests go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_brick_is_taken_out_while_requests_go_on() {
+    for lost in 0..2 {
+        let (worlds, kept) = prepared().await;
+        let ledger = MemoryLedger::new(kept.groups());
+        let disks = worlds.clone().map(disk);
+        let bricks = start(&disks, &ledger, 2).await;
+        state(&bricks, "dir/old").await;
+        disks[lost].cut_after(0);
+        for n in 0..20 {
+            let key = format!("dir/k{n}");
+            put(&bricks, &key, "body").await.unwrap();
+            assert_eq!(state(&bricks, &key).await.as_deref(), Some("body"));
+        }
+        assert_eq!(bricks.failed(), [BrickId(lost as u32)]);
+        let left = BrickId(1 - lost as u32);
+        let groups = ledger.groups();
+        assert!(
+            groups
+                .iter()
+                .all(|group| group.in_sync == BrickSet::of(&[left]))
+        );
+        assert_eq!(listed(&bricks).await.len(), 10);
+        let _ = tokio::time::timeout(Duration::from_secs(5), bricks.close()).await;
+    }
+}
