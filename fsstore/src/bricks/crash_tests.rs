@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use placement::group::{GroupId, Grouping};
+use placement::group::Grouping;
 use placement::layout::BrickId;
 use placement::replica::{BrickSet, GroupConfig, Life};
 
