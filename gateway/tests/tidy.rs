@@ -82,7 +82,7 @@ const RULES: &[Rule] = &[
         save: &[
             "gateway/src/posix/mounting.rs",
             "gateway/src/posix/mounting/",
-            // A flag of the kernel's device, and what /proc says of its own threads.
+            // A flag of the kernel's device, and what /proc says of processors.
             "gateway/src/posix/fuse/eager.rs",
         ],
         signs: &[

@@ -200,8 +200,13 @@ pub fn start<V: Files>(
         facts: Arc::clone(&facts),
     };
     let _ = facts.notifier.set(session.notifier());
-    if has_own && let Some(eagerness) = Eagerness::of(session.as_fd().try_clone_to_owned()?)? {
-        let _ = facts.eagerness.set(eagerness);
+    if has_own {
+        match Eagerness::of(session.as_fd().try_clone_to_owned()?) {
+            Ok(eagerness) => eagerness.into_iter().for_each(|eagerness| {
+                let _ = facts.eagerness.set(eagerness);
+            }),
+            Err(error) => tracing::info!(%error, "a mount's session always sleeps"),
+        }
     }
     let guard = std::thread::Builder::new()
         .name("mount".to_owned())

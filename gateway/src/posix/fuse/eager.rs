@@ -8,6 +8,7 @@
 //! idle beside it: then it takes what others have work for.
 
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// So many requests are looked at together.
 const BURST: u64 = 16;
@@ -26,10 +28,10 @@ const TICK: Duration = Duration::from_millis(1);
 const FEW: u64 = 3;
 /// Quiet ticks in a row after which the session sleeps.
 const QUIET_TICKS: u32 = 2;
-/// Ticks after which it is asked whether a processor was idle.
-const WATCHED_TICKS: u32 = 256;
-/// They were where they idled so long in that time, all together, in hundredths of a second.
-const ENOUGH_IDLE_CS: u64 = 3;
+/// How often it is asked whether a processor was idle.
+const WATCH: Duration = Duration::from_millis(250);
+/// One was where all together idled for this part of that time.
+const ENOUGH_IDLE_PART: u32 = 8;
 /// How long a session is not eager after none was idle, in microseconds.
 const MODESTY_US: u64 = 1_000_000;
 
@@ -59,15 +61,18 @@ impl Eagerness {
     /// For a session whose threads read `device`, one of them alone this description of it. None
     /// where there is no processor to spare. Errors: no thread can be had.
     pub fn of(device: OwnedFd) -> io::Result<Option<Self>> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        (processors > 1)
-            .then(|| Self::with(device, idle_cs))
-            .transpose()
+        let ours = sched_getaffinity(None)?;
+        let granted = std::thread::available_parallelism().map_or(1, NonZero::get);
+        // Where fewer are granted than are ours, time on them is: it is not spent on waiting.
+        if granted < 2 || granted < ours.count() as usize {
+            return Ok(None);
+        }
+        Self::with(device, move || idle_of(&ours)).map(Some)
     }
 
     fn with(
         device: OwnedFd,
-        idle_cs: impl Fn() -> Option<u64> + Send + 'static,
+        idle: impl Fn() -> Option<Duration> + Send + 'static,
     ) -> io::Result<Self> {
         let state = Arc::new(State {
             device,
@@ -81,7 +86,7 @@ impl Eagerness {
         let kept = Arc::clone(&state);
         let keeper = std::thread::Builder::new()
             .name("eager".to_owned())
-            .spawn(move || kept.keep(&idle_cs))?;
+            .spawn(move || kept.keep(&idle))?;
         let thread = keeper.thread().clone();
         Ok(Self {
             state,
@@ -103,8 +108,8 @@ impl Eagerness {
         if !is_burst || now < state.modest_until_us.load(Ordering::Relaxed) {
             return;
         }
+        // The keeper alone touches the descriptor.
         if !state.is_eager.swap(true, Ordering::AcqRel) {
-            state.block(false);
             self.thread.unpark();
         }
     }
@@ -143,29 +148,28 @@ impl State {
         }
     }
 
-    /// Ends each time of eagerness.
-    fn keep(&self, idle_cs: &dyn Fn() -> Option<u64>) {
+    /// Begins and ends each time of eagerness.
+    fn keep(&self, idle: &dyn Fn() -> Option<Duration>) {
         while !self.has_ended.load(Ordering::Acquire) {
             if !self.is_eager.load(Ordering::Acquire) {
                 std::thread::park();
                 continue;
             }
-            if self.was_in_the_way(idle_cs) {
+            self.block(false);
+            if self.was_in_the_way(idle) {
                 let until = self.now_us().saturating_add(MODESTY_US);
                 self.modest_until_us.store(until, Ordering::Relaxed);
             }
             self.block(true);
-            // After the descriptor: whoever begins anew comes after it.
             self.is_eager.store(false, Ordering::Release);
         }
-        self.block(true);
     }
 
     /// Waits until it is time to sleep, and says whether that is for others.
-    fn was_in_the_way(&self, idle_cs: &dyn Fn() -> Option<u64>) -> bool {
-        let (mut quiet, mut ticks) = (0, 0);
+    fn was_in_the_way(&self, idle: &dyn Fn() -> Option<Duration>) -> bool {
+        let mut quiet = 0;
         let mut before = self.requests.load(Ordering::Relaxed);
-        let mut idle_before = idle_cs();
+        let mut watched = (Instant::now(), idle());
         loop {
             std::thread::sleep(TICK);
             let now = self.requests.load(Ordering::Relaxed);
@@ -175,34 +179,39 @@ impl State {
             if quiet == QUIET_TICKS || self.has_ended.load(Ordering::Acquire) {
                 return false;
             }
-            ticks += 1;
-            if ticks == WATCHED_TICKS {
-                let idle = idle_cs();
-                // Where it cannot be known, nobody is in the way.
+            let passed = watched.0.elapsed();
+            if passed >= WATCH {
+                let idle = idle();
                 let idled = idle
-                    .zip(idle_before)
+                    .zip(watched.1)
                     .map(|(now, then)| now.saturating_sub(then));
-                if idled.is_some_and(|idled| idled < ENOUGH_IDLE_CS) {
+                if idled.is_none_or(|idled| idled < passed / ENOUGH_IDLE_PART) {
                     return true;
                 }
-                (ticks, idle_before) = (0, idle);
+                watched = (Instant::now(), idle);
             }
         }
     }
 }
 
-/// How long all processors have been idle together, in hundredths of a second.
-fn idle_cs() -> Option<u64> {
-    parse_idle_cs(&std::fs::read_to_string("/proc/uptime").ok()?)
+/// How long some processors have been idle, all together.
+fn idle_of(processors: &CpuSet) -> Option<Duration> {
+    parse_idle(&std::fs::read_to_string("/proc/stat").ok()?, processors)
 }
 
-/// The second number, in seconds with two decimals. Source: proc_uptime(5).
-fn parse_idle_cs(uptime: &str) -> Option<u64> {
-    let (seconds, hundredths) = uptime.split_whitespace().nth(1)?.split_once('.')?;
-    let seconds = seconds.parse::<u64>().ok()?;
-    seconds
-        .checked_mul(100)?
-        .checked_add(hundredths.parse().ok()?)
+/// The fourth number of each processor's line, in hundredths of a second. Source: proc_stat(5).
+fn parse_idle(stat: &str, processors: &CpuSet) -> Option<Duration> {
+    let mut idle_cs = None;
+    for line in stat.lines().take_while(|line| line.starts_with("cpu")) {
+        let mut words = line.split_ascii_whitespace();
+        // The first line, of all together, has no number.
+        let number = words.next()?.strip_prefix("cpu")?.parse().ok();
+        if number.is_some_and(|n| n < CpuSet::MAX_CPU && processors.is_set(n)) {
+            let idle: u64 = words.nth(3)?.parse().ok()?;
+            idle_cs = Some(idle_cs.unwrap_or(0) + idle);
+        }
+    }
+    idle_cs.map(|cs| Duration::from_millis(10 * cs))
 }
 
 #[cfg(test)]
@@ -212,12 +221,15 @@ mod tests {
 
     use rustix::fs::{OFlags, fcntl_getfl};
 
-    use super::{BURST, Eagerness, idle_cs, parse_idle_cs};
+    use rustix::thread::CpuSet;
 
-    fn session(idle_cs: Option<u64>) -> (OwnedFd, Eagerness) {
+    use super::{BURST, Eagerness, parse_idle};
+
+    /// Where the processors have always been idle so long.
+    fn session(idle: Option<Duration>) -> (OwnedFd, Eagerness) {
         let (device, _) = rustix::pipe::pipe().unwrap();
         let same = device.try_clone().unwrap();
-        (same, Eagerness::with(device, move || idle_cs).unwrap())
+        (same, Eagerness::with(device, move || idle).unwrap())
     }
 
     fn blocks(device: &OwnedFd) -> bool {
@@ -253,7 +265,7 @@ mod tests {
 
     #[test]
     fn it_sleeps_where_no_processor_was_idle_though_requests_go_on() {
-        let (device, eagerness) = session(Some(7));
+        let (device, eagerness) = session(Some(Duration::from_secs(7)));
         hurry(&device, &eagerness);
         while !blocks(&device) {
             eagerness.note();
@@ -270,8 +282,13 @@ mod tests {
 
     #[test]
     fn the_kernel_says_how_long_processors_were_idle() {
-        assert_eq!(parse_idle_cs("350735.47 234388.90\n"), Some(23_438_890));
-        assert_eq!(parse_idle_cs("350735.47"), None);
-        assert!(idle_cs().is_some());
+        let stat =
+            "cpu  9 9 9 700 9\ncpu0 1 2 3 100 5\ncpu1 1 2 3 250 5\ncpu2 1 2 3 350 5\nintr 1\n";
+        let mut ours = CpuSet::new();
+        assert_eq!(parse_idle(stat, &ours), None);
+        ours.set(0);
+        ours.set(2);
+        assert_eq!(parse_idle(stat, &ours), Some(Duration::from_millis(4_500)));
+        assert_eq!(parse_idle("cpu0 1 2", &ours), None);
     }
 }
