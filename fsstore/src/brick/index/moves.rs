@@ -21,9 +21,9 @@ use super::{Applied, Shared};
 use crate::error::Result;
 use crate::name::{BucketName, ObjectKey};
 
-/// What is on its way when a listing comes is in the database after one; a second takes what
-/// came meanwhile.
-const FLUSHES_TO_STAND_STILL: usize = 2;
+/// A rename under way is waited for in one; what is on its way when a listing comes is in the
+/// database after another; more take what came meanwhile.
+const ROUNDS_TO_STAND_STILL: usize = 4;
 
 /// Where rows are while two directories change places: no key begins with it, since no UTF-8
 /// does, and none gets longer by it.
@@ -277,13 +277,26 @@ impl Shared {
         id.is_some_and(|id| overlay.has_moves(id))
     }
 
-    /// As [`Self::still`]; none where others go on moving directories meanwhile.
+    /// As [`Self::still`], for so many rounds; none where others go on moving directories meanwhile.
     pub(super) async fn still_soon(&self, bucket: &BucketName) -> Result<Option<u64>> {
-        for _ in 0..FLUSHES_TO_STAND_STILL {
-            if !self.has_moves(bucket) {
-                return self.still(bucket).await.map(Some);
+        for _ in 0..ROUNDS_TO_STAND_STILL {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            let (is_moving, has_moves, begun) = {
+                let overlay = self.overlay();
+                let id = overlay.bucket_id(bucket);
+                let has_moves = id.is_some_and(|id| overlay.has_moves(id));
+                (
+                    overlay.is_moving(bucket),
+                    has_moves,
+                    overlay.moves_begun(bucket),
+                )
+            };
+            match (is_moving, has_moves) {
+                (true, _) => moved.await,
+                (false, true) => drop(self.flush().await?),
+                (false, false) => return Ok(Some(begun)),
             }
-            self.flush().await?;
         }
         Ok(None)
     }
