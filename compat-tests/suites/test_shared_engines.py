@@ -15,6 +15,10 @@ pytestmark = [
     pytest.mark.tree,
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces and mounts"),
+    pytest.mark.skipif(
+        os.environ.get("PORTICO_COMPAT_ENGINES") != "1",
+        reason="real distributed file systems: PORTICO_COMPAT_ENGINES=1 ./compat-tests/run -k engines",
+    ),
 ]
 SECONDS = float(os.environ.get("PORTICO_COMPAT_ENGINES_S", "25"))
 # Looks of the doctor. By hand more: python -m harness.crossings.gateways --engine gluster --rounds 200
