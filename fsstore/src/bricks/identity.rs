@@ -248,8 +248,8 @@ pub enum IdentityError {
     /// Only copies or outdated bricks have some of the groups.
     #[error(
         "{} {why}, and no other brick found has all of what it holds: what was written since would be \
-         lost. Bring the missing bricks back; if they are gone for good, `portico volume recover` \
-         accepts the loss",
+         lost. Bring the missing bricks back. What is on the bricks that are left are plain files below \
+         `main/`: if the others are gone for good, copy them into a new volume",
         dir.display()
     )]
     OnlyDoubted {
@@ -261,8 +261,8 @@ pub enum IdentityError {
     /// Too few seats to know what was decided last.
     #[error(
         "only {found} of the places that keep the configuration of volume `{volume_name}` are here, and \
-         {needed} are needed. Missing: {}. Bring one back; if they are gone for good, `portico volume \
-         recover` goes on without them", missing.join(", ")
+         {needed} are needed. Missing: {}. Bring one back. What is on the bricks that are left are plain \
+         files below `main/`: if the others are gone for good, copy them into a new volume", missing.join(", ")
     )]
     TooFewSeats {
         /// The volume.
