@@ -239,6 +239,24 @@ def test_one_bucket_is_mounted_alone(fresh_server, new_mount):
     assert not (mount.point / ".portico").exists()
 
 
+def bytes_read_by(pid):
+    """What a process has asked for by read(2) and its kin, in bytes. Source: proc_pid_io(5)."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("rchar"))
+
+
+def test_mount_says_how_bytes_travel(pair):
+    server, mount = pair
+    (server.path("bkt") / "k").write_bytes(os.urandom(8 << 20))
+    said = next(line.split(maxsplit=1)[1] for line in mount.log_path.read_text().splitlines() if line.startswith("data"))
+    # What hashing reads of the new file comes first.
+    until("the file is hashed", lambda: "px1-" not in tag_of(server))
+    before = bytes_read_by(server.process.pid)
+    assert len((mount.point / "bkt" / "k").read_bytes()) == 8 << 20
+    came_by_server = bytes_read_by(server.process.pid) - before >= 8 << 20
+    assert said == ("through the server" if came_by_server else "passthrough")
+
+
 def test_bucket_that_is_not_there_is_not_mounted(fresh_server, new_mount):
     mount = new_mount(fresh_server, bucket="none")
     mount.point.mkdir()
