@@ -22,6 +22,7 @@ KINDS = pytest.mark.parametrize("kind", ["flock", "lockf"])
 
 COUNTER = """
 import sqlite3, sys
+from contextlib import ExitStack
 base = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
 for _ in range(100):
     base.execute("BEGIN IMMEDIATE")
@@ -96,20 +97,18 @@ def test_sqlite_through_all_mounts_at_once(mounts, journal):
 def test_store_to_mapped_memory_is_seen_by_readers_at_other_mounts(mounts):
     paths = [place / "k" for place in folders(mounts)]
     paths[0].write_bytes(bytes(64 * KIB))
-    files = [open(path, "r+b") for path in paths]
-    views = [mmap.mmap(file.fileno(), 0) for file in files]
-    for number in range(200):
-        at, word = number * 321, b"%04d" % number
-        writer = number % len(views)
-        views[writer][at : at + 4] = word
-        for view, file in zip(views, files, strict=True):
-            assert view[at : at + 4] == word
-            assert os.pread(file.fileno(), 4, at) == word
-        os.pwrite(files[writer].fileno(), b"next", at)
-        assert [view[at : at + 4] for view in views] == [b"next"] * len(views)
-    for view, file in zip(views, files, strict=True):
-        view.close()
-        file.close()
+    with ExitStack() as opened:
+        files = [opened.enter_context(open(path, "r+b")) for path in paths]
+        views = [opened.enter_context(mmap.mmap(file.fileno(), 0)) for file in files]
+        for number in range(200):
+            at, word = number * 321, b"%04d" % number
+            writer = number % len(views)
+            views[writer][at : at + 4] = word
+            for view, file in zip(views, files, strict=True):
+                assert view[at : at + 4] == word
+                assert os.pread(file.fileno(), 4, at) == word
+            os.pwrite(files[writer].fileno(), b"next", at)
+            assert [view[at : at + 4] for view in views] == [b"next"] * len(views)
 
 
 def test_bucket_made_again_by_s3_is_shown_by_its_mount(fresh_server, mounts):

@@ -248,7 +248,9 @@ def bytes_read_by(pid):
 def test_mount_says_how_bytes_travel(pair):
     server, mount = pair
     (server.path("bkt") / "k").write_bytes(os.urandom(8 << 20))
-    said = next(line.split(maxsplit=1)[1] for line in mount.log_path.read_text().splitlines() if line.startswith("data"))
+    said = next(
+        line.split(maxsplit=1)[1] for line in mount.log_path.read_text().splitlines() if line.startswith("data")
+    )
     # What hashing reads of the new file comes first.
     until("the file is hashed", lambda: "px1-" not in tag_of(server))
     before = bytes_read_by(server.process.pid)

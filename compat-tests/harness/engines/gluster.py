@@ -80,8 +80,12 @@ class Gluster:
         for number, point in enumerate(self.points):
             point.mkdir()
             self.net.run(
-                "glusterfs", f"--volfile-server={ADDRESS}", f"--volfile-id={VOLUME}", *self.mount_settings,
-                f"--log-file={self.home}/mnt{number}.log", point,
+                "glusterfs",
+                f"--volfile-server={ADDRESS}",
+                f"--volfile-id={VOLUME}",
+                *self.mount_settings,
+                f"--log-file={self.home}/mnt{number}.log",
+                point,
             )
             self.patiently(lambda point=point: point.is_mount() and self.writable(point))
         return self

@@ -9,8 +9,7 @@ from harness.engines.namespace import ADDRESS, Namespace, unmount
 
 # Without these a mount answers from memory what another one has changed. docs/outgrowing-one-machine.md
 MOUNT_OPTIONS = (
-    "mfsxattrcacheto=0,mfsattrcacheto=0,mfsentrycacheto=0,mfsdirentrycacheto=0,mfsnegentrycacheto=0,"
-    "mfscachemode=DIRECT"
+    "mfsxattrcacheto=0,mfsattrcacheto=0,mfsentrycacheto=0,mfsdirentrycacheto=0,mfsnegentrycacheto=0,mfscachemode=DIRECT"
 )
 START_S = 60
 CHUNK_SERVERS = 3
