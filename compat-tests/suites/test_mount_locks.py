@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import ExitStack
 from xml.etree import ElementTree
 
 import pytest
@@ -22,7 +23,6 @@ KINDS = pytest.mark.parametrize("kind", ["flock", "lockf"])
 
 COUNTER = """
 import sqlite3, sys
-from contextlib import ExitStack
 base = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
 for _ in range(100):
     base.execute("BEGIN IMMEDIATE")
@@ -98,7 +98,7 @@ def test_store_to_mapped_memory_is_seen_by_readers_at_other_mounts(mounts):
     paths = [place / "k" for place in folders(mounts)]
     paths[0].write_bytes(bytes(64 * KIB))
     with ExitStack() as opened:
-        files = [opened.enter_context(open(path, "r+b")) for path in paths]
+        files = [opened.enter_context(path.open("r+b")) for path in paths]
         views = [opened.enter_context(mmap.mmap(file.fileno(), 0)) for file in files]
         for number in range(200):
             at, word = number * 321, b"%04d" % number
