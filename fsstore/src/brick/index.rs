@@ -17,6 +17,7 @@
 
 mod database;
 mod list;
+mod long_paths;
 mod moves;
 mod overlay;
 mod range;
@@ -37,6 +38,7 @@ use tokio::task::JoinHandle;
 use self::database::{Database, Writer};
 use self::list::read_key;
 pub use self::list::{MAX_FETCH_ROWS, Page};
+pub use self::long_paths::LongPathsMark;
 pub use self::moves::Moving;
 pub use self::overlay::MAX_OVERLAY_ROWS;
 use self::overlay::Overlay;
@@ -471,11 +473,13 @@ impl Shared {
             };
             let generation = generation.expect("what is numbered is in a generation");
             let written = writer.write(&generation).await;
-            if let Err(e) = self.database.settle(written).await {
-                self.overlay().doubt_moves(&generation);
-                return Err(e);
+            match self.database.settle(written).await {
+                Ok(too_long) => self.overlay().end_flush(&too_long),
+                Err(e) => {
+                    self.overlay().doubt_moves(&generation);
+                    return Err(e);
+                }
             }
-            self.overlay().end_flush();
         }
     }
 

@@ -278,7 +278,7 @@ impl Inspector {
             Ok(Step::Next)
         });
         match walked {
-            Ok(()) | Err(StoreError::NoSuchBucket) => {}
+            Ok(_) | Err(StoreError::NoSuchBucket) => {}
             Err(error) => return Err(error),
         }
         while let Some((key, _)) = rows.next_if(|_| true)? {

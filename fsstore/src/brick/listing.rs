@@ -64,7 +64,8 @@ impl<D: Disk> Inner<D> {
             next,
         } = match self.page_of_one_state(bucket, &query).await {
             // A move that the database could not take: its rows are where they were.
-            Err(_) if !self.index.is_complete(bucket) => {
+            // Nor those of keys that are such again after all, since their directories moved on.
+            _ if !self.index.is_complete(bucket) => {
                 let (inner, bucket) = (Arc::clone(self), bucket.clone());
                 return off_thread(move || inner.list_by_walk(&bucket, &query)).await;
             }

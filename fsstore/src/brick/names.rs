@@ -16,14 +16,18 @@ use super::Inner;
 use super::commit::Turn;
 use super::disk::Disk;
 use super::notices::Notice;
+use super::walk::{Step, walk_below};
 use crate::error::StoreError;
 use crate::files::{FileResult, FilesWatcher};
 use crate::keypath::{self, Place};
-use crate::name::{BucketName, ObjectKey};
+use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
+use crate::object::Locator;
 use crate::volume::Durability;
 
 /// Most rounds with a log that begins new segments under our hands.
 const MAX_ROUNDS: usize = 16;
+/// Most keys below a directory that are looked at while everybody waits.
+pub(super) const MAX_LOOKED: usize = if cfg!(test) { 32 } else { 1_024 };
 
 /// The directory whose names a key's change may change, below its bucket; that of a marker is
 /// itself, since what changes is said there. An escaped key's is none of the tree.
@@ -149,6 +153,7 @@ impl<D: Disk> Inner<D> {
             (Some(old), Some(new)) => {
                 let (old, new) = ((from, old.as_str()), (to, new.as_str()));
                 let applied = self.index.move_prefix(old, new);
+                self.bring_long_paths(old, new);
                 drop(moving);
                 self.keep_up(applied);
             }
@@ -158,6 +163,55 @@ impl<D: Disk> Inner<D> {
             (_, None) => {}
         }
         Ok(renamed)
+    }
+
+    /// In a turn: a directory has moved with its rows from one prefix to another. What had no key
+    /// there, since its path was too long, may have one here.
+    pub fn bring_long_paths(&self, from: (&BucketName, &str), to: (&BucketName, &str)) {
+        let shorter_by = from.1.len().saturating_sub(to.1.len());
+        if !self.index.may_have_long_paths(from.0) {
+            return;
+        }
+        if from.0 != to.0 {
+            self.index.note_long_paths(to.0);
+        }
+        if shorter_by == 0 || !self.index.is_complete(to.0) {
+            return;
+        }
+        match self.long_paths_below(to, MAX_KEY_LEN_BYTES - shorter_by.min(MAX_KEY_LEN_BYTES)) {
+            Ok(Some(keys)) => {
+                let keys = keys.into_iter().map(|key| Locator::new(to.0.clone(), key));
+                for at in keys {
+                    if let Err(e) = self.reconcile(&at) {
+                        tracing::warn!(bucket = %at.bucket, key = %at.key, "cannot be indexed: {e}");
+                        return self.forget_rows_are_whole(to.0);
+                    }
+                }
+            }
+            Ok(None) | Err(_) => self.forget_rows_are_whole(to.0),
+        }
+    }
+
+    /// The keys below a directory that are longer than so many bytes; none where it has too many of
+    /// any length for the turn to wait.
+    fn long_paths_below(
+        &self,
+        (bucket, prefix): (&BucketName, &str),
+        longer_than_bytes: usize,
+    ) -> Result<Option<Vec<ObjectKey>>, StoreError> {
+        let (mut keys, mut met_count) = (Vec::new(), 0);
+        let dir = prefix.trim_end_matches('/');
+        walk_below(&self.tree, bucket, dir, &mut |met| {
+            met_count += 1;
+            if met.key.as_str().len() > longer_than_bytes {
+                keys.push(met.key);
+            }
+            Ok(match met_count < MAX_LOOKED {
+                true => Step::Next,
+                false => Step::Stop,
+            })
+        })?;
+        Ok((met_count < MAX_LOOKED).then_some(keys))
     }
 
     /// In a turn: rows of a bucket are missing until it has been scanned; until then it is

@@ -168,7 +168,7 @@ impl<D: Disk> Inner<D> {
     pub(super) fn scan_below(self: &Arc<Self>, bucket: &BucketName, dir: &str) -> Result<()> {
         let within = KeyRange::prefix(&format!("{dir}/"));
         let mut batch = Batch::new(&within);
-        walk_below(&self.tree, bucket, dir, &mut |met| {
+        let has_long_paths = walk_below(&self.tree, bucket, dir, &mut |met| {
             if self.is_stopping() {
                 return Err(StoreError::Stopping);
             }
@@ -178,6 +178,9 @@ impl<D: Disk> Inner<D> {
             }
             Ok(Step::Next)
         })?;
+        if has_long_paths {
+            self.index.note_long_paths(bucket);
+        }
         self.compare(bucket, &mut batch, true)
     }
 
@@ -194,6 +197,7 @@ impl<D: Disk> Inner<D> {
     /// index did not have them.
     fn scan_once(self: &Arc<Self>, bucket: &BucketName, objects: &mut u64) -> Result<bool> {
         let doubts = self.index.doubts(bucket);
+        let mark = self.index.long_paths_mark(bucket);
         let rebuilding = !self.index.is_complete(bucket);
         if rebuilding {
             self.progress.send_modify(|progress| {
@@ -203,7 +207,7 @@ impl<D: Disk> Inner<D> {
         }
         let everything = KeyRange::all();
         let mut batch = Batch::new(&everything);
-        walk(&self.tree, bucket, None, &mut |met| {
+        let has_long_paths = walk(&self.tree, bucket, None, &mut |met| {
             if self.is_stopping() {
                 return Err(StoreError::Stopping);
             }
@@ -219,6 +223,10 @@ impl<D: Disk> Inner<D> {
             }
             Ok(Step::Next)
         })?;
+        match has_long_paths {
+            true => self.index.note_long_paths(bucket),
+            false => self.index.note_no_long_paths(bucket, mark),
+        }
         self.compare(bucket, &mut batch, true)?;
         if !rebuilding {
             return Ok(true);

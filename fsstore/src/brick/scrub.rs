@@ -105,7 +105,7 @@ impl<D: Disk> Brick<D> {
         match walked {
             // Removed meanwhile.
             Err(StoreError::NoSuchBucket) => Ok(true),
-            walked => walked.map(|()| goes_on),
+            walked => walked.map(|_| goes_on),
         }
     }
 

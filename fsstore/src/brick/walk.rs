@@ -14,7 +14,7 @@ use super::disk::{Disk, FileFacts, FileKind};
 use super::tree::{Tree, is_absent, is_forbidden};
 use crate::error::{Result, StoreError};
 use crate::keypath;
-use crate::name::{BucketName, ObjectKey};
+use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
 
 /// Most names of one directory in memory at once.
 const CHUNK_NAMES: usize = 32_768;
@@ -42,14 +42,15 @@ pub struct Met {
     pub escaped: bool,
 }
 
-/// Calls `visit` for every key of a bucket after `after` that may hold an object, in order.
+/// Calls `visit` for every key of a bucket after `after` that may hold an object, in order. Gives
+/// whether it came by paths that are too long for keys, or could not see whether there are.
 /// Errors: NoSuchBucket, those of the disk and of `visit`.
 pub fn walk<D: Disk>(
     tree: &Tree<D>,
     bucket: &BucketName,
     after: Option<&str>,
     visit: &mut dyn FnMut(Met) -> Result<Step>,
-) -> Result<()> {
+) -> Result<bool> {
     let root = tree.bucket_dir(bucket)?;
     let mut walk = Walk {
         tree,
@@ -59,12 +60,13 @@ pub fn walk<D: Disk>(
         escaped: BTreeMap::new(),
         escaped_after: after.map(str::to_owned),
         escaped_ended: false,
+        has_long_paths: false,
         visit,
     };
     if walk.directory(&root, String::new())? {
         walk.escaped_before(None)?;
     }
-    Ok(())
+    Ok(walk.has_long_paths)
 }
 
 /// As [`walk`], of the keys that stand below a directory of a bucket; escaped ones stand
@@ -74,10 +76,10 @@ pub fn walk_below<D: Disk>(
     bucket: &BucketName,
     dir: &str,
     visit: &mut dyn FnMut(Met) -> Result<Step>,
-) -> Result<()> {
+) -> Result<bool> {
     let opened = match tree.disk.open_dir(&tree.root, &format!("{bucket}/{dir}")) {
         Ok(opened) => opened,
-        Err(e) if is_absent(&e) || is_forbidden(&e) => return Ok(()),
+        Err(e) if is_absent(&e) || is_forbidden(&e) => return Ok(false),
         Err(e) => return Err(failed(e)),
     };
     let prefix = format!("{dir}/");
@@ -89,12 +91,13 @@ pub fn walk_below<D: Disk>(
         escaped: BTreeMap::new(),
         escaped_after: None,
         escaped_ended: true,
+        has_long_paths: false,
         visit,
     };
     if walk.marker_of(&opened, &prefix)? {
         walk.directory(&opened, prefix)?;
     }
-    Ok(())
+    Ok(walk.has_long_paths)
 }
 
 /// A directory being walked.
@@ -136,6 +139,7 @@ struct Walk<'a, D: Disk> {
     escaped: BTreeMap<String, Met>,
     escaped_after: Option<String>,
     escaped_ended: bool,
+    has_long_paths: bool,
     visit: &'a mut dyn FnMut(Met) -> Result<Step>,
 }
 
@@ -255,6 +259,7 @@ impl<D: Disk> Walk<'_, D> {
         kind: FileKind,
     ) -> Result<Entered<D>> {
         let path = format!("{prefix}{sort_name}");
+        self.has_long_paths |= path.len() > MAX_KEY_LEN_BYTES;
         if self
             .past
             .as_ref()
@@ -332,7 +337,8 @@ impl<D: Disk> Walk<'_, D> {
     }
 
     /// Says that what is below a directory cannot be listed: loudly once, for walks come often.
-    fn say_forbidden(&self, path: &str) {
+    fn say_forbidden(&mut self, path: &str) {
+        self.has_long_paths = true;
         static SAID: Once = Once::new();
         let bucket = self.bucket;
         SAID.call_once(|| {

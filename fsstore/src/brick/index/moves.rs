@@ -61,8 +61,11 @@ impl Overlay {
     pub fn move_prefix(&mut self, from: (&BucketName, &str), to: (&BucketName, &str)) -> Applied {
         self.note_coming(from.0, to.0);
         let from = Prefix::new(self.ensure_bucket(from.0, false), from.1);
-        let to = Prefix::new(self.ensure_bucket(to.0, false), to.1);
-        self.active.move_rows(from, to);
+        let into = to.0;
+        let to = Prefix::new(self.ensure_bucket(into, false), to.1);
+        if self.active.move_rows(from, to) {
+            self.note_long_paths(into);
+        }
         self.sealed()
     }
 
@@ -73,6 +76,7 @@ impl Overlay {
     ) -> Applied {
         self.note_coming(one.0, other.0);
         self.note_coming(other.0, one.0);
+        let names = (one.0, other.0);
         let one = Prefix::new(self.ensure_bucket(one.0, false), one.1);
         let other = Prefix::new(self.ensure_bucket(other.0, false), other.1);
         let aside = Prefix {
@@ -80,8 +84,12 @@ impl Overlay {
             bytes: ASIDE.to_vec(),
         };
         self.active.move_rows(one.clone(), aside.clone());
-        self.active.move_rows(other.clone(), one);
-        self.active.move_rows(aside, other);
+        if self.active.move_rows(other.clone(), one) {
+            self.note_long_paths(names.0);
+        }
+        if self.active.move_rows(aside, other) {
+            self.note_long_paths(names.1);
+        }
         self.sealed()
     }
 
@@ -158,7 +166,7 @@ impl Overlay {
         self.moving.get(bucket).map_or(0, |moves| moves.begun)
     }
 
-    fn is_moving(&self, bucket: &BucketName) -> bool {
+    pub(super) fn is_moving(&self, bucket: &BucketName) -> bool {
         self.moving.get(bucket).is_some_and(|moves| moves.now > 0)
     }
 

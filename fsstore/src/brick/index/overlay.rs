@@ -4,11 +4,12 @@
 //! which stays readable until its transaction is committed. Whoever reads the overlay first
 //! and the database afterwards therefore sees every change applied before it began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::long_paths::LongPaths;
 use super::moves::Moves;
 use super::range::KeyRange;
 use super::row::Row;
@@ -19,8 +20,8 @@ use crate::name::{BucketName, ObjectKey};
 /// Most changes kept in memory before callers are told to wait (all buckets, both
 /// generations). With the longest keys that is about 50 MiB, with usual ones a fifth.
 pub const MAX_OVERLAY_ROWS: usize = 32_768;
-/// Most moves of directories kept before callers are told to wait: each is a statement over its
-/// rows, which whoever lists waits for.
+/// Most places to which directories moved kept before callers are told to wait: for each there
+/// are statements over its rows, which whoever lists waits for.
 const MAX_MOVES: usize = 64;
 
 /// A bucket's number in the database. Never used again while rows of it exist.
@@ -91,14 +92,16 @@ struct Bucket {
     complete: bool,
     /// How often it was said that rows may be missing.
     doubts: u64,
+    long_paths: LongPaths,
 }
 
 impl Bucket {
-    fn new(id: BucketId, complete: bool) -> Self {
+    fn new(id: BucketId, complete: bool, may_have_long_paths: bool) -> Self {
         Self {
             id,
             complete,
             doubts: 0,
+            long_paths: LongPaths::new(may_have_long_paths),
         }
     }
 }
@@ -139,7 +142,7 @@ impl Overlay {
             moving: BTreeMap::new(),
             buckets: buckets
                 .into_iter()
-                .map(|(id, name, complete)| (name, Bucket::new(id, complete)))
+                .map(|(id, name, complete)| (name, Bucket::new(id, complete, true)))
                 .collect(),
             next_bucket,
             last_seq: 0,
@@ -194,6 +197,15 @@ impl Overlay {
     /// How often it was said of a bucket that rows may be missing.
     pub fn doubts(&self, name: &BucketName) -> u64 {
         self.buckets.get(name).map_or(0, |bucket| bucket.doubts)
+    }
+
+    pub(super) fn long_paths(&self, name: &BucketName) -> Option<&LongPaths> {
+        self.buckets.get(name).map(|bucket| &bucket.long_paths)
+    }
+
+    pub(super) fn long_paths_mut(&mut self, name: &BucketName) -> Option<&mut LongPaths> {
+        let bucket = self.buckets.get_mut(name);
+        bucket.map(|bucket| &mut bucket.long_paths)
     }
 
     pub fn drop_bucket(&mut self, name: &BucketName) -> Applied {
@@ -264,7 +276,7 @@ impl Overlay {
 
     fn move_count(&self) -> usize {
         let flushing = self.flushing.as_ref();
-        self.active.rules.moves().len() + flushing.map_or(0, |old| old.rules.moves().len())
+        self.active.rules.place_count() + flushing.map_or(0, |old| old.rules.place_count())
     }
 
     /// Whether callers are to wait.
@@ -294,13 +306,15 @@ impl Overlay {
         self.flushing.clone()
     }
 
-    /// Forgets the flushing generation: its transaction is committed.
-    pub fn end_flush(&mut self) {
+    /// Forgets the flushing generation: its transaction is committed. Rows of these buckets went,
+    /// whose keys became too long.
+    pub fn end_flush(&mut self, too_long: &BTreeSet<BucketId>) {
         let done = self.flushing.take().expect("a flush was begun");
         self.flushed_through = done.through;
         if !done.rules.is_empty() {
             self.moved_through = done.moved_through;
         }
+        self.note_rows_too_long(too_long, &done);
     }
 
     pub(super) fn ensure_bucket(&mut self, name: &BucketName, complete: bool) -> BucketId {
@@ -309,7 +323,9 @@ impl Overlay {
         }
         let id = self.next_bucket;
         self.next_bucket += 1;
-        self.buckets.insert(name.clone(), Bucket::new(id, complete));
+        // One that is whole already is new, and empty.
+        self.buckets
+            .insert(name.clone(), Bucket::new(id, complete, !complete));
         self.note_bucket(name, id, complete);
         id
     }

@@ -81,11 +81,10 @@ pub(super) struct Move {
 }
 
 impl Move {
-    /// Longest key below `from` that was one wherever it came, in bytes.
+    /// Longest key below `from` that is one below `to`, in bytes: what was too long on the way only
+    /// is in the tree as before.
     pub fn max_key_len_bytes(&self) -> usize {
-        let to = self.via.iter().chain([&self.to]);
-        let longest = to.map(|prefix| prefix.bytes.len()).max();
-        max_key_len_bytes(&self.from, longest.unwrap_or(0))
+        max_key_len_bytes(&self.from, self.to.bytes.len())
     }
 
     fn prefixes(&self) -> impl Iterator<Item = &Prefix> {
@@ -199,6 +198,11 @@ impl Rules {
         &self.moves
     }
 
+    /// How many places rows are moved to.
+    pub fn place_count(&self) -> usize {
+        self.moves.iter().map(|it| 1 + it.via.len()).sum()
+    }
+
     /// Rows that go before the moves.
     pub fn superseded(&self) -> &BTreeMap<BucketId, BTreeMap<Key, Kind>> {
         &self.superseded
@@ -276,8 +280,10 @@ impl Rules {
 }
 
 impl Generation {
-    /// Moves all plain rows below one prefix to another, below which no plain row is left.
-    pub fn move_rows(&mut self, from: Prefix, to: Prefix) {
+    /// Moves all plain rows below one prefix to another, below which no plain row is left. Gives
+    /// whether pending ones went, since their keys became too long.
+    pub fn move_rows(&mut self, from: Prefix, to: Prefix) -> bool {
+        let mut are_too_long = false;
         let stood = self.take_range(to.bucket, &to.range());
         let moving = self.take_range(from.bucket, &from.range());
         let max_len_bytes = max_key_len_bytes(&from, to.bytes.len());
@@ -295,10 +301,12 @@ impl Generation {
                     let key = to.with(&key[from.bytes.len()..]);
                     self.put(to.bucket, Key::from(key), Some(row));
                 }
-                Some(_) | None => {}
+                Some(_) => are_too_long = true,
+                None => {}
             }
         }
         self.rules.push(from, to);
+        are_too_long
     }
 }
 

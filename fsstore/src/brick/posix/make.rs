@@ -18,7 +18,7 @@ use super::caller::on_behalf;
 use super::open::PosixFile;
 use super::place::{Below, Place, below, keys, place_of};
 use crate::files::{Caller, Errno, FileAttr, FilePath, FileResult, NewNode, OpenFlags, Target};
-use crate::name::BucketName;
+use crate::name::{BucketName, MAX_KEY_LEN_BYTES};
 use crate::object::{FileOwner, Locator};
 use crate::volume::NewBucket;
 
@@ -67,6 +67,7 @@ impl Inner<OsDisk> {
                 self.refuse_to_replace(&place)?;
             }
             let fd = on_behalf(caller, || disk.create_regular(path, mode, flags))?;
+            self.note_path(&place);
             let met = meet(fd.as_fd())?;
             let file = Arc::new(OsFile::from(fd));
             let edit = flags
@@ -104,6 +105,7 @@ impl Inner<OsDisk> {
         self.change_names(&[], |turn| {
             let parent = self.tree.disk.open_directory(&place.parent)?;
             on_behalf(caller, || add_directory(&parent, place.name, mode))?;
+            self.note_path(&place);
             turn.built(&parent);
             Ok(meet_at(&parent, place.name)?.attr)
         })
@@ -208,6 +210,14 @@ impl Inner<OsDisk> {
         self.tree.disk.open_dir(&self.tree.root, &path).is_ok()
     }
 
+    /// Something stands at a path since this turn: it may have no key for its length alone.
+    pub(super) fn note_path(&self, place: &Below<'_>) {
+        // A directory's key has a slash besides.
+        if place.rest.len() >= MAX_KEY_LEN_BYTES {
+            self.index.note_long_paths(&place.bucket);
+        }
+    }
+
     /// Makes what replaces nothing. Errors: EEXIST, also where S3 shows an object that stands
     /// aside.
     fn make_in(
@@ -219,6 +229,7 @@ impl Inner<OsDisk> {
         let parent = self.tree.disk.open_directory(&place.parent)?;
         self.refuse_to_replace(place)?;
         on_behalf(caller, || make(&parent, place.name))?;
+        self.note_path(place);
         let met = meet_at(&parent, place.name)?;
         Ok((parent, met))
     }
@@ -254,6 +265,7 @@ impl Inner<OsDisk> {
             let linked = add_name(held.fd(), &parent, place.name);
             let now = kept.and_then(|kept| self.kept(kept, linked.is_ok()));
             linked?;
+            self.note_path(&place);
             turn.changed(&parent);
             let met = held.meet_again()?;
             if is_regular(met.attr.mode) {

@@ -82,8 +82,12 @@ impl Inner<OsDisk> {
                     // Something else has come there since.
                     return Ok(false);
                 }
-                self.renaming(|| self.move_between(turn, &from, &to, mode))
-                    .map(|()| true)
+                let moved = self.renaming(|| self.move_between(turn, &from, &to, mode));
+                if moved.is_ok() {
+                    self.note_path(&from.place);
+                    self.note_path(&to.place);
+                }
+                moved.map(|()| true)
             })?;
             if moved {
                 return Ok(());
@@ -317,11 +321,18 @@ impl Inner<OsDisk> {
         {
             let one = (&one.bucket, one.key.as_str());
             let other = (&other.bucket, other.key.as_str());
-            return Some(match (from.has(is_dir), to.has(is_dir)) {
+            let moved = match (from.has(is_dir), to.has(is_dir)) {
                 (true, true) => self.index.swap_prefixes(one, other),
                 (true, false) => self.index.move_prefix(one, other),
                 (false, _) => self.index.move_prefix(other, one),
-            });
+            };
+            if from.has(is_dir) {
+                self.bring_long_paths(one, other);
+            }
+            if to.has(is_dir) {
+                self.bring_long_paths(other, one);
+            }
+            return Some(moved);
         }
         for end in [from, to] {
             self.forget_rows_are_whole(&end.place.bucket);

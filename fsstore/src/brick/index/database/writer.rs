@@ -1,5 +1,6 @@
 //! What is written to the database.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
@@ -25,8 +26,9 @@ pub(in super::super) struct Writer {
 }
 
 impl Writer {
-    /// Writes a generation, as one transaction. Writing it again changes nothing.
-    pub async fn write(&mut self, generation: &Generation) -> sqlx::Result<()> {
+    /// Writes a generation, as one transaction. Writing it again changes nothing. Gives the buckets
+    /// of which rows went, since a directory's move made their keys too long.
+    pub async fn write(&mut self, generation: &Generation) -> sqlx::Result<BTreeSet<BucketId>> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         for (&id, state) in &generation.buckets {
             write_bucket(&mut transaction, id, state).await?;
@@ -38,8 +40,11 @@ impl Writer {
                 delete_rows(&mut transaction, id, keys, kind).await?;
             }
         }
+        let mut too_long = BTreeSet::new();
         for it in generation.rules.moves() {
-            move_rows(&mut transaction, it).await?;
+            if move_rows(&mut transaction, it).await? {
+                too_long.insert(it.to.bucket);
+            }
         }
         if !generation.rules.is_empty() {
             say_moved_through(&mut transaction, generation.moved_through).await?;
@@ -62,7 +67,7 @@ impl Writer {
                 self.dropped.push(id);
             }
         }
-        Ok(())
+        Ok(too_long)
     }
 
     /// Deletes a batch of rows of dropped buckets. True where more are left.
@@ -287,12 +292,13 @@ async fn delete_rows(
 }
 
 /// Moves the rows of a directory. Rows of what it replaced are taken away, where it came by as
-/// well, and of what has no key there.
-async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx::Result<()> {
+/// well, and of what has no key there: gives whether there were such.
+async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx::Result<bool> {
     let max_len_bytes = it.max_key_len_bytes();
-    if max_len_bytes < MAX_KEY_LEN_BYTES {
-        delete_plain(transaction, &it.from, max_len_bytes).await?;
-    }
+    let are_too_long = match max_len_bytes < MAX_KEY_LEN_BYTES {
+        true => delete_plain(transaction, &it.from, max_len_bytes).await?,
+        false => false,
+    };
     let is_elsewhere = it.from != it.to;
     let to = Some(&it.to).filter(|_| is_elsewhere);
     for place in it.via.iter().chain(to) {
@@ -300,7 +306,7 @@ async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx
         delete_shadowed(transaction, &it.from, place).await?;
     }
     if !is_elsewhere {
-        return Ok(());
+        return Ok(are_too_long);
     }
     let moved = match it.from.bucket == it.to.bucket {
         true => Delta::default(),
@@ -319,25 +325,28 @@ async fn move_rows(transaction: &mut Transaction<'_, Sqlite>, it: &Move) -> sqlx
     .execute(&mut **transaction)
     .await?;
     count(transaction, it.from.bucket, &moved.negated()).await?;
-    count(transaction, it.to.bucket, &moved).await
+    count(transaction, it.to.bucket, &moved).await?;
+    Ok(are_too_long)
 }
 
-/// Deletes plain rows below a prefix whose keys are longer than so many bytes.
+/// Deletes plain rows below a prefix whose keys are longer than so many bytes. Gives whether there
+/// were any.
 async fn delete_plain(
     transaction: &mut Transaction<'_, Sqlite>,
     prefix: &Prefix,
     longer_than_bytes: usize,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<bool> {
     let gone = count_plain(transaction, prefix, longer_than_bytes).await?;
     if gone.objects == 0 {
-        return Ok(());
+        return Ok(false);
     }
     let sql = format!("DELETE FROM entry WHERE {PLAIN} AND length(key) > ?");
     within(sqlx::query(AssertSqlSafe(sql)), prefix)
         .bind(as_i64(longer_than_bytes))
         .execute(&mut **transaction)
         .await?;
-    count(transaction, prefix.bucket, &gone.negated()).await
+    count(transaction, prefix.bucket, &gone.negated()).await?;
+    Ok(true)
 }
 
 /// Deletes escaped rows below one prefix whose keys plain ones below another are about to get: of

@@ -185,6 +185,47 @@ async fn a_key_that_becomes_too_long_is_gone() {
 }
 
 #[tokio::test]
+async fn who_moves_on_before_rows_are_found_too_long_leaves_a_bucket_that_is_not_whole() {
+    let long = "x".repeat(MAX_KEY_LEN_BYTES - 10);
+    for flushing in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let index = open(&dir).await;
+        let b = bucket("b");
+        index.add_bucket(&b, true);
+        index.apply([put(&b, &format!("a/d/{long}"), 1)]);
+        index.flush().await.unwrap();
+        assert!(!index.may_have_long_paths(&b));
+        let writer = index.hold_writer().await;
+        index.move_prefix((&b, "a/"), (&b, "directory/"));
+        if flushing {
+            index.shared.overlay().begin_flush();
+        }
+        index.move_prefix((&b, "directory/d/"), (&b, "s/"));
+        drop(writer);
+        index.flush().await.unwrap();
+        assert!(index.may_have_long_paths(&b));
+        assert!(!index.is_complete(&b), "while it was written: {flushing}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_stay_too_long_leave_a_bucket_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(&dir).await;
+    let b = bucket("b");
+    index.add_bucket(&b, true);
+    index.apply([put(
+        &b,
+        &format!("a/{}", "x".repeat(MAX_KEY_LEN_BYTES - 2)),
+        1,
+    )]);
+    index.flush().await.unwrap();
+    index.move_prefix((&b, "a/"), (&b, "directory/"));
+    index.flush().await.unwrap();
+    assert!(index.may_have_long_paths(&b) && index.is_complete(&b));
+}
+
+#[tokio::test]
 async fn a_plain_row_takes_the_place_of_an_escaped_one() {
     let dir = tempfile::tempdir().unwrap();
     let index = open(&dir).await;
@@ -265,6 +306,29 @@ async fn a_directory_that_moves_without_a_pause_leaves_room() {
     let totals = index.count_and_bytes(&b).await.unwrap();
     let bytes = (0..300).sum::<u64>() + 999;
     assert_eq!((totals.objects, totals.bytes), (300, bytes));
+}
+
+#[tokio::test]
+async fn a_directory_that_moves_to_ever_new_names_leaves_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(&dir).await;
+    let b = bucket("b");
+    index.apply([put(&b, "d0/k", 1)]);
+    let writer = index.hold_writer().await;
+    let mut at = 0;
+    let step = |n: usize| {
+        let (from, to) = (format!("d{n}/"), format!("d{}/", n + 1));
+        index.move_prefix((&b, &from), (&b, &to))
+    };
+    while step(at).room == Room::Free {
+        at += 1;
+        assert!(at < 1_000, "there is always room");
+    }
+    drop(writer);
+    index.flush().await.unwrap();
+    assert_eq!(step(at + 1).room, Room::Free);
+    let key = key(&format!("d{}/k", at + 2));
+    assert!(index.get(&b, &key).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod attributes;
 mod directories;
 mod errors;
 mod links;
+mod long_paths;
 mod names;
 mod numbers;
 mod races;

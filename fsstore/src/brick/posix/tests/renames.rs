@@ -7,11 +7,11 @@ use crate::files::{
 use super::{BOTH, HELLO_MD5, Scene, at_in, me, path};
 
 impl Scene {
-    fn rename(&self, from: &str, to: &str, mode: RenameMode) -> FileResult<()> {
+    pub(super) fn rename(&self, from: &str, to: &str, mode: RenameMode) -> FileResult<()> {
         self.brick.rename(&path(from), &path(to), mode)
     }
 
-    fn mv(&self, from: &str, to: &str) -> FileResult<()> {
+    pub(super) fn mv(&self, from: &str, to: &str) -> FileResult<()> {
         self.rename(from, to, RenameMode::Replace)
     }
 }
