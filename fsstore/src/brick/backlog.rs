@@ -1,7 +1,8 @@
 //! Whoever changes names waits where the index is far behind: in the turn, so that nobody leaves it
 //! further behind meanwhile, and for a bounded time, since what the index lacks is in memory and in
-//! the intent log.
+//! the intent log. At the turn's end: a process that ends in that wait has said all of its change.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nobody waits after the index could not be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the module: when the index could not be written.
+/// See the module.
 #[derive(Debug, Default)]
-pub struct Backlog(Mutex<Option<Instant>>);
+pub struct Backlog {
+    /// Whether a change since the last wait found the index far behind.
+    is_full: AtomicBool,
+    /// When the index could not be written.
+    failed: Mutex<Option<Instant>>,
+}
 
 impl Backlog {
     fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_failure(&self) {
@@ -35,19 +41,27 @@ impl Backlog {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Tells the index, in the turn; waits where it is far behind.
+    /// Tells the index, in the turn; who does so outside is to [wait](Self::keep_up) itself.
     pub(super) fn change_index(
         &self,
         changes: impl IntoIterator<Item = (BucketName, ObjectKey, Change)>,
     ) {
-        self.keep_up(self.index.apply(changes));
+        self.note_room(self.index.apply(changes));
     }
 
-    /// Waits for a while, in the turn, where the index is far behind after a change: else those who
-    /// change names without a pause leave it behind, and listings, which wait for rows of
-    /// directories that move, with it.
-    pub(super) fn keep_up(&self, applied: Applied) {
-        if applied.room == Room::Free || !self.backlog.is_worth_waiting() {
+    /// Takes what the index says of a change: the turn is to wait at its end where it is far behind.
+    pub(super) fn note_room(&self, applied: Applied) {
+        if applied.room == Room::Full {
+            self.backlog.is_full.store(true, Ordering::Release);
+        }
+    }
+
+    /// Waits for a while, at the end of a turn, where the index is far behind after its changes:
+    /// else those who change names without a pause leave it behind, and listings, which wait for
+    /// rows of directories that move, with it.
+    pub(super) fn keep_up(&self) {
+        let is_full = self.backlog.is_full.swap(false, Ordering::AcqRel);
+        if !is_full || !self.backlog.is_worth_waiting() {
             return;
         }
         let waited = self.index.wait_for_room_within(PATIENCE);

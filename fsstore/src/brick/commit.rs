@@ -10,7 +10,7 @@
 //!    syncfs(2) for a large group, else file by file;
 //! 3. act       each job decides its precondition and publishes (link, rename, unlink, …);
 //! 4. index     the changes become visible to listings; the log says, after each job, what ctime
-//!    files have now;
+//!    files have now, and then the job waits where the index is far behind;
 //! 5. sync      the log and the directories that changed are made durable;
 //! 6. tell      those who watch hear of it, where anyone does, from a thread of its own;
 //! 7. answer    each job's caller hears of it.
@@ -36,7 +36,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
@@ -150,9 +150,13 @@ struct Shared<D: Disk> {
     owed: Mutex<Owed>,
     /// What jobs that are not durable leave is kept to be synced.
     defers: bool,
+    /// What is waited for at the end of each turn.
+    at_end: OnceLock<AtEnd>,
     /// The turn's lock.
     held: Mutex<Held<D>>,
 }
+
+type AtEnd = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Owed {
@@ -179,6 +183,20 @@ impl<D: Disk> Shared<D> {
         if !owed.too_many {
             owed.keys.extend(keys.iter().cloned());
         }
+    }
+
+    /// The end of a turn: the log says what ctime files have now, and only then whoever is far
+    /// behind is waited for. Gives what [`IntentLog::append_ours`] does.
+    fn end_turn(&self, held: MutexGuard<'_, Held<D>>) -> Result<bool> {
+        let says = self.log.append_ours();
+        if let Some(wait) = self.at_end.get() {
+            // A change stands whether it was waited for or not.
+            if catch_unwind(AssertUnwindSafe(wait)).is_err() {
+                tracing::error!("waiting after a change panicked");
+            }
+        }
+        drop(held);
+        says
     }
 
     /// Closes the open segment of the log where that is due, between two groups.
@@ -214,6 +232,7 @@ impl<D: Disk> Committer<D> {
             watchers: Arc::default(),
             owed: Mutex::default(),
             defers,
+            at_end: OnceLock::new(),
             held: Mutex::new(Held {
                 unsynced: Unsynced::default(),
                 stopped: false,
@@ -232,6 +251,12 @@ impl<D: Disk> Committer<D> {
             // The teller ends when the committing thread has.
             threads: Mutex::new(vec![committing, telling]),
         })
+    }
+
+    /// Has each turn wait for something at its end, when the log has all that is said of the
+    /// change. Nothing happens where that was said before.
+    pub fn wait_at_end(&self, wait: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.at_end.set(Box::new(wait));
     }
 
     /// Runs `act` in the key's lock, under `terms`, and gives its result when they are met.
@@ -289,10 +314,9 @@ impl<D: Disk> Committer<D> {
         };
         let acted = catch_unwind(AssertUnwindSafe(|| act(&mut turn)));
         held.unsynced.take_here(&shared.disk, changed);
-        if let Err(e) = shared.log.append_ours() {
+        if let Err(e) = shared.end_turn(held) {
             tracing::debug!("after a crash digests will be in doubt: {e}");
         }
-        drop(held);
         acted.map_or_else(|panic| resume_unwind(panic), Ok)
     }
 
@@ -409,9 +433,8 @@ fn commit_group<D: Disk>(shared: &Shared<D>, teller: &Teller<D>, group: Vec<Job<
     let mut changed = Changed::default();
     let mut says_ours = Ok(false);
     for job in &mut ready {
-        act_one(shared, job, mode, &mut changed);
         // At once: the next job may wait for the disk, and be the last one.
-        let says = shared.log.append_ours();
+        let says = act_one(shared, job, mode, &mut changed);
         says_ours = says_ours.and_then(|said| says.map(|says| said || says));
     }
     let failure = match changed.unsettled.take() {
@@ -458,8 +481,13 @@ fn sync_ours<D: Disk>(disk: &D, log: &IntentLog<D>, changed: &Changed<D>) -> Res
     }
 }
 
-/// One job's turn.
-fn act_one<D: Disk>(shared: &Shared<D>, job: &mut Job<D>, mode: Mode, changed: &mut Changed<D>) {
+/// One job's turn. Gives what [`IntentLog::append_ours`] does.
+fn act_one<D: Disk>(
+    shared: &Shared<D>,
+    job: &mut Job<D>,
+    mode: Mode,
+    changed: &mut Changed<D>,
+) -> Result<bool> {
     let mut held = shared.hold();
     if mode == Mode::Durable {
         held.unsynced.give_to(changed);
@@ -479,6 +507,7 @@ fn act_one<D: Disk>(shared: &Shared<D>, job: &mut Job<D>, mode: Mode, changed: &
     if job.act.is_half_done() {
         shared.owe(&job.terms.keys);
     }
+    shared.end_turn(held)
 }
 
 /// Steps 1 and 2. Gives each job with why it cannot go on.

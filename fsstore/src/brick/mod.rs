@@ -322,6 +322,12 @@ impl<D: Disk> Brick<D> {
             renames: AtomicU64::new(0),
             backlog: Backlog::default(),
         });
+        let waiting = Arc::downgrade(&inner);
+        inner.committer.wait_at_end(move || {
+            if let Some(inner) = waiting.upgrade() {
+                inner.keep_up();
+            }
+        });
         let recovering = Arc::clone(&inner);
         let fresh = opened == Opened::Fresh;
         sink::off_thread(move || recovering.recover(&left, fresh)).await?;

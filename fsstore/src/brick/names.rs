@@ -155,7 +155,7 @@ impl<D: Disk> Inner<D> {
                 let applied = self.index.move_prefix(old, new);
                 self.bring_long_paths(old, new);
                 drop(moving);
-                self.keep_up(applied);
+                self.note_room(applied);
             }
             // What came has no rows yet.
             (None, Some(_)) => self.forget_rows_are_whole(to),
@@ -184,12 +184,17 @@ impl<D: Disk> Inner<D> {
                 for at in keys {
                     if let Err(e) = self.reconcile(&at) {
                         tracing::warn!(bucket = %at.bucket, key = %at.key, "cannot be indexed: {e}");
-                        return self.forget_rows_are_whole(to.0);
+                        return self.leave_to_scan(to.0);
                     }
                 }
             }
-            Ok(None) | Err(_) => self.forget_rows_are_whole(to.0),
+            Ok(None) | Err(_) => self.leave_to_scan(to.0),
         }
+    }
+
+    fn leave_to_scan(&self, bucket: &BucketName) {
+        self.forget_rows_are_whole(bucket);
+        self.bell.ring();
     }
 
     /// The keys below a directory that are longer than so many bytes; none where it has too many of

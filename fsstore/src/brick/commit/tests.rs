@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::crashdisk::{Abilities, CrashDisk, Model, Random, World};
 use super::super::disk::Disk;
-use super::super::intents::{Intent, IntentLog};
+use super::super::intents::{Intent, IntentLog, Ours};
 use super::{Committer, Terms};
 use crate::error::StoreError;
 use crate::files::{FilePath, FilesWatcher};
@@ -253,4 +253,36 @@ async fn a_key_changed_on_the_callers_thread_is_in_the_log() {
     let mut replayed = Vec::new();
     log.replay(0, |intent| replayed.push(intent)).unwrap();
     assert_eq!(replayed.last(), Some(&Intent::Key(key.0, key.1)));
+}
+
+/// Else a process that ends in the wait has not said what it changed.
+#[tokio::test]
+async fn a_turn_waits_only_when_the_log_has_all_that_is_said() {
+    let disk = disk();
+    let (log, _) = IntentLog::open(Arc::clone(&disk), disk.root(), None).unwrap();
+    let log = Arc::new(log);
+    let committer = Committer::start(Arc::clone(&disk), Arc::clone(&log)).unwrap();
+    let (waited, waits) = channel();
+    let (waited, looked) = (Mutex::new(waited), Arc::clone(&log));
+    committer.wait_at_end(move || {
+        let is_unsaid = looked.append_ours().unwrap();
+        waited.lock().unwrap().send(is_unsaid).unwrap();
+    });
+    let ours = Ours {
+        ino: 1,
+        ctime_ns: 2,
+    };
+    committer.act_here(&[], false, |_| log.ours(ours)).unwrap();
+    assert!(!waits.recv().unwrap());
+    let said = Arc::clone(&log);
+    let durable_one = committer.submit(durable(), move |_| {
+        said.ours(ours);
+        Ok(())
+    });
+    durable_one.await.unwrap();
+    assert!(!waits.recv().unwrap());
+    let mut replayed = Vec::new();
+    log.replay(0, |intent| replayed.push(intent)).unwrap();
+    let said = replayed.iter().filter(|it| **it == Intent::Ours(ours));
+    assert_eq!(said.count(), 2);
 }

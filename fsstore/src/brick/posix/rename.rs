@@ -279,7 +279,7 @@ impl Inner<OsDisk> {
         };
         drop(moving);
         if let Some(applied) = applied {
-            self.keep_up(applied);
+            self.note_room(applied);
         }
         turn.built(&from.parent);
         turn.built(&to.parent);
