@@ -12,6 +12,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use super::Inner;
 use super::attrs::Record;
@@ -34,6 +35,11 @@ const MAX_CHUNKS: usize = 4;
 /// Most bytes read for digests in doubt before anybody is served; what is doubted beyond waits
 /// for the background. A group whose answers were due is seldom longer.
 const MAX_READ_BYTES: u64 = 64 << 20;
+/// What a file is charged at least, in bytes: it is opened and synced, however short it is. So no
+/// more than 256 are read.
+const MIN_CHARGE_BYTES: u64 = 256 << 10;
+/// Longest time since the first of them in which another is begun.
+const MAX_READ_TIME: Duration = Duration::from_secs(2);
 
 /// What the log left by an earlier run says, each thing once.
 #[derive(Default)]
@@ -47,8 +53,33 @@ struct Said {
     ours: HashSet<Ours>,
     /// Files as they are since this start finished what was under way, with the ctime before.
     finished: HashMap<Ours, i64>,
-    /// How much was read for digests in doubt, in bytes.
-    read_bytes: u64,
+    reading: Reading,
+}
+
+/// How much was read for digests in doubt.
+#[derive(Default)]
+struct Reading {
+    charged_bytes: u64,
+    began: Option<Instant>,
+}
+
+impl Reading {
+    /// Whether a file of a length is to be read now, and charges it.
+    fn allows(&mut self, len_bytes: u64, now: Instant) -> bool {
+        if len_bytes == 0 {
+            // Nothing is read, and nothing of it can be lost.
+            return true;
+        }
+        let began = *self.began.get_or_insert(now);
+        let charge_bytes = len_bytes.max(MIN_CHARGE_BYTES);
+        let charged_bytes = self.charged_bytes.saturating_add(charge_bytes);
+        let is_allowed = charged_bytes <= MAX_READ_BYTES
+            && now.saturating_duration_since(began) <= MAX_READ_TIME;
+        if is_allowed {
+            self.charged_bytes = charged_bytes;
+        }
+        is_allowed
+    }
 }
 
 /// What the log and the index say of a file's digests.
@@ -142,9 +173,11 @@ impl<D: Disk> Inner<D> {
         }
         for (bucket, key) in &std::mem::take(&mut said.keys) {
             self.recover_key(bucket, key, said, fresh)?;
+            self.keep_up();
         }
         for (bucket, key) in said.edits.values().flatten() {
             self.recover_edit(bucket, key)?;
+            self.keep_up();
         }
         // A fresh index gets everything from the tree.
         if fresh {
@@ -239,11 +272,9 @@ impl<D: Disk> Inner<D> {
         record: &Record,
         said: &mut Said,
     ) -> bool {
-        let read_bytes = said.read_bytes.saturating_add(facts.len_bytes);
-        if read_bytes > MAX_READ_BYTES {
+        if !said.reading.allows(facts.len_bytes, Instant::now()) {
             return false;
         }
-        said.read_bytes = read_bytes;
         let read = self.reads_as(file, facts, record);
         read.unwrap_or_else(|e| {
             tracing::warn!(bucket = %at.bucket, key = %at.key, "its tag stays in doubt: {e}");
@@ -264,6 +295,8 @@ impl<D: Disk> Inner<D> {
                 self.committer.owe(&[(bucket, key)]);
                 all = false;
             }
+            // There may be more of them than one turn should tell the index.
+            self.keep_up();
         }
         all
     }
@@ -322,6 +355,7 @@ impl<D: Disk> Inner<D> {
             for name in rows.keys().filter(|name| !names.contains(*name)) {
                 self.reconcile_named(bucket, &format!("{prefix}{name}"))?;
             }
+            self.keep_up();
             match end {
                 Some(end) => after = Some(end),
                 None => return Ok(()),

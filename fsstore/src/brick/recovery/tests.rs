@@ -1,10 +1,10 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::index::{Change, KeyRange, Row};
 use super::super::intents::BucketDir;
 use super::super::{Brick, BrickOptions, HashPolicy};
-use super::{CHUNK_NAMES, MAX_CHUNKS};
+use super::{CHUNK_NAMES, MAX_CHUNKS, MAX_READ_BYTES, MAX_READ_TIME, MIN_CHARGE_BYTES, Reading};
 use crate::name::{BucketName, ObjectKey};
 use crate::volume::{NewBucket, Volume};
 
@@ -111,4 +111,26 @@ async fn a_marked_directory_of_very_many_names_is_left_to_the_scan() {
     assert!(brick.inner.index.is_complete(&bucket()));
     compare(&brick, "d").await;
     assert!(!brick.inner.index.is_complete(&bucket()));
+}
+
+#[test]
+fn what_is_read_before_the_start_is_bounded_in_files_bytes_and_time() {
+    let now = Instant::now();
+    let mut reading = Reading::default();
+    let files = (0..10_000).filter(|_| reading.allows(1, now)).count();
+    assert_eq!(files as u64, MAX_READ_BYTES / MIN_CHARGE_BYTES);
+    assert!(!reading.allows(1, now) && reading.allows(0, now));
+
+    let mut reading = Reading::default();
+    assert!(!reading.allows(MAX_READ_BYTES + 1, now));
+    assert!(
+        reading.allows(MAX_READ_BYTES, now),
+        "what is not read is not charged"
+    );
+
+    let mut reading = Reading::default();
+    assert!(reading.allows(1, now));
+    assert!(reading.allows(1, now + MAX_READ_TIME));
+    let later = now + MAX_READ_TIME + Duration::from_nanos(1);
+    assert!(!reading.allows(1, later) && reading.allows(0, later));
 }
