@@ -234,7 +234,7 @@ fn part_checksums_are_kept_for_all_or_none() {
 #[test]
 fn fields_of_a_later_version_are_kept() {
     let mut record = typical();
-    record.unknown = vec![(18, b"new".to_vec()), (1_000, Vec::new())];
+    record.unknown = vec![(19, b"new".to_vec()), (1_000, Vec::new())];
     let back = Record::decode(&record.encode()).unwrap();
     assert_eq!(back, record);
 }
