@@ -11,7 +11,7 @@ use super::claim::Claim;
 use super::disk::{Dir, SharedDisk, is_gone, kind_at};
 use super::{Inner, claim_of_bucket};
 use crate::brick::buckets::{
-    BucketRecord, MAX_RECORD_LEN_BYTES, RECORD_VERSION, holds_anything, read_record, remove_all_in,
+    BucketRecord, MAX_RECORD_LEN_BYTES, RECORD_VERSION, holds_anything, read_record,
 };
 use crate::brick::disk::{Disk, FileFacts, FileKind};
 use crate::brick::sink::off_thread;
@@ -31,6 +31,7 @@ const MAX_EMPTY_DEPTH: usize = 512;
 /// of its own.
 struct Known {
     file: Option<FileFacts>,
+    has_record: bool,
     info: BucketInfo,
 }
 
@@ -51,27 +52,36 @@ impl Buckets {
 
     /// Looks at a bucket. Errors: NoSuchBucket.
     fn load(&self, tree: &Tree<SharedDisk>, name: &BucketName) -> Result<BucketInfo> {
+        Ok(self.known(tree, name)?.info.clone())
+    }
+
+    fn known(&self, tree: &Tree<SharedDisk>, name: &BucketName) -> Result<Arc<Known>> {
         let fail = failed("look at a bucket");
-        let dir = match absent_is_none(tree.disk.stat(&tree.root, name.as_str())).map_err(&fail)? {
+        let disk = &tree.disk;
+        let standing = twice(|| absent_is_none(disk.stat(&tree.root, name.as_str())));
+        let dir = match standing.map_err(&fail)? {
             Some(facts) if facts.kind == FileKind::Dir => facts,
             _ => {
                 self.known.remove(name);
                 return Err(StoreError::NoSuchBucket);
             }
         };
-        let file =
-            absent_is_none(tree.disk.stat(&tree.own.buckets, name.as_str())).map_err(fail)?;
+        let file = twice(|| absent_is_none(disk.stat(&tree.own.buckets, name.as_str())));
+        let file = file.map_err(fail)?;
         if let Some(known) = self.known.get(name)
             && known.file == file
             && file.is_some()
+            && known.has_record
         {
-            return Ok(known.info.clone());
+            return Ok(known);
         }
         let made = match dir.btime_ns {
             0 => dir.mtime_ns,
             born => born,
         };
-        let record = read_record(tree, name)?.unwrap_or(BucketRecord {
+        let record = twice(|| read_record(tree, name))?;
+        let has_record = record.is_some();
+        let record = record.unwrap_or(BucketRecord {
             version: RECORD_VERSION,
             created_ns: made,
             owner: None,
@@ -84,13 +94,32 @@ impl Buckets {
             durability: self.durability.of(name),
             settings: record.settings,
         };
-        let known = Known {
+        let known = Arc::new(Known {
             file,
-            info: info.clone(),
-        };
-        self.known.insert(name.clone(), Arc::new(known));
-        Ok(info)
+            has_record,
+            info,
+        });
+        self.known.insert(name.clone(), Arc::clone(&known));
+        Ok(known)
     }
+}
+
+/// What a remote file system says is not there is looked up once more: it may just be being
+/// replaced. Never skipped: a bucket is made, and its owner and policy are none, where this is wrong.
+fn twice<T, E>(
+    look: impl Fn() -> std::result::Result<Option<T>, E>,
+) -> std::result::Result<Option<T>, E> {
+    match look()? {
+        None => look(),
+        found => Ok(found),
+    }
+}
+
+/// What an earlier bucket of a name left, taken into the claim.
+struct Leftovers {
+    record: Option<String>,
+    keys: Option<String>,
+    uploads: Option<String>,
 }
 
 impl Inner {
@@ -131,7 +160,7 @@ impl Inner {
                 Err(StoreError::NoSuchBucket) => {}
                 Err(e) => return Err(e),
             }
-            inner.clear_leftovers(name)?;
+            let left = inner.take_leftovers(name, claim)?;
             let record = BucketRecord {
                 version: RECORD_VERSION,
                 created_ns: inner.now_ns(),
@@ -143,9 +172,15 @@ impl Inner {
             match tree.make_dir_for(&tree.root, name.as_str(), &new.file_owner) {
                 Ok(_) => {}
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    inner.put_back(name, claim, &left)?;
                     return Err(StoreError::BucketExists { owner: None });
                 }
                 Err(e) => return Err(StoreError::from_io("make a bucket", e)),
+            }
+            // Overtaken before the directory was made: then the record is another's, or gone.
+            if let Err(e) = claim.renew() {
+                let _ = tree.disk.remove_dir(&tree.root, name.as_str());
+                return Err(e);
             }
             inner.sync_dir(&tree.root, true)?;
             inner.buckets.load(tree, name)
@@ -153,20 +188,45 @@ impl Inner {
         .await
     }
 
-    /// What an earlier bucket of this name left.
-    fn clear_leftovers(&self, name: &BucketName) -> Result<()> {
-        let fail = failed("remove escaped keys");
-        let (disk, keys) = (&self.tree.disk, &self.tree.own.keys);
-        self.remove_uploads_of(name)?;
-        match kind_at(disk, keys, name.as_str()).map_err(&fail)? {
-            None => Ok(()),
-            Some(FileKind::Dir) => {
-                let dir = disk.open_dir(keys, name.as_str()).map_err(&fail)?;
-                remove_all_in(&**disk, &dir)?;
-                disk.remove_dir(keys, name.as_str()).map_err(fail)
+    /// Takes what an earlier bucket of this name left into the claim: it goes with that, and until
+    /// then it can be put back.
+    fn take_leftovers(&self, name: &BucketName, claim: &Claim) -> Result<Leftovers> {
+        let own = &self.tree.own;
+        let take = |dir: &Dir| match claim.take(dir, name.as_str()) {
+            Ok(entry) => {
+                self.sync_dir(dir, true)?;
+                Ok(Some(entry))
             }
-            Some(_) => disk.unlink(keys, name.as_str()).map_err(fail),
+            // Nothing there; or the claim was broken.
+            Err(e) if is_absent(&e) => claim.renew().map(|()| None),
+            Err(e) => Err(StoreError::from_io("take what a bucket left", e)),
+        };
+        Ok(Leftovers {
+            record: take(&own.buckets)?,
+            keys: take(&own.keys)?,
+            uploads: take(&own.uploads)?,
+        })
+    }
+
+    /// Gives a bucket back what was taken for an earlier one's.
+    fn put_back(&self, name: &BucketName, claim: &Claim, left: &Leftovers) -> Result<()> {
+        let own = &self.tree.own;
+        if left.record.is_none() {
+            let _ = claim.take(&own.buckets, name.as_str());
         }
+        let taken = [
+            (&left.record, &own.buckets),
+            (&left.keys, &own.keys),
+            (&left.uploads, &own.uploads),
+        ];
+        for (entry, dir) in taken {
+            let Some(entry) = entry else { continue };
+            claim
+                .place(entry, dir, name.as_str())
+                .map_err(failed("give a bucket back what is its own"))?;
+            self.sync_dir(dir, true)?;
+        }
+        Ok(())
     }
 
     fn write_bucket_record(
@@ -200,7 +260,11 @@ impl Inner {
         value: Option<String>,
     ) -> Result<()> {
         self.with_bucket(name, move |inner, name, claim| {
-            let info = inner.buckets.load(&inner.tree, name)?;
+            let known = inner.buckets.known(&inner.tree, name)?;
+            if !known.has_record {
+                inner.require_no_record(name)?;
+            }
+            let info = known.info.clone();
             let mut settings = info.settings;
             match value {
                 Some(value) => settings.insert(setting, value),
@@ -215,6 +279,23 @@ impl Inner {
             inner.write_bucket_record(name, claim, &record)
         })
         .await
+    }
+
+    /// Refuses to go on with a bucket whose record was not found though it is listed: what is
+    /// written back would be the new setting alone. Errors: Conflict.
+    fn require_no_record(&self, name: &BucketName) -> Result<()> {
+        let (disk, records) = (&self.tree.disk, &self.tree.own.buckets);
+        let fail = failed("look at a bucket's record");
+        let mut is_listed = false;
+        disk.read_dir(records, &mut |entry| {
+            is_listed |= entry.name == name.as_str();
+            !is_listed
+        })
+        .map_err(fail)?;
+        match is_listed {
+            true => Err(StoreError::Conflict),
+            false => Ok(()),
+        }
     }
 
     /// Removes a bucket that holds no object. A file in the place of its directory for escaped
@@ -249,17 +330,22 @@ impl Inner {
                 }
                 other => other.map_err(&fail)?,
             }
+            let obstacle = claim.take_obstacle(&dir).map_err(&fail)?;
             let removed = inner
                 .remove_empty(&dir, 0)
                 .and_then(|()| remove_dir(disk, &tree.root, name.as_str()));
             if removed.is_ok() {
-                // The record after the directory, for the same reason as in the making.
+                // The record after the directory, for the same reason as in the making; and only
+                // while the claim is ours, for the next bucket's record has the same name.
                 inner.sync_dir(&tree.root, true)?;
-                absent_is_none(disk.unlink(&tree.own.buckets, name.as_str())).map_err(&fail)?;
-                inner.sync_dir(&tree.own.buckets, true)?;
-                inner.remove_uploads_of(name)?;
+                for left in [&tree.own.buckets, &tree.own.uploads] {
+                    absent_is_none(claim.take(left, name.as_str())).map_err(&fail)?;
+                    inner.sync_dir(left, true)?;
+                }
+            } else if let Some(obstacle) = obstacle {
+                absent_is_none(claim.obstruct(&obstacle, &dir)).map_err(&fail)?;
             }
-            absent_is_none(disk.unlink(keys, name.as_str())).map_err(&fail)?;
+            absent_is_none(claim.take(keys, name.as_str())).map_err(&fail)?;
             removed
         })
         .await

@@ -11,8 +11,9 @@
 //! 4. when the directory is empty the claim is over; whoever sees it empty removes it.
 //!
 //! A holder that died is told by this: its claim has had the same names in it for all of
-//! [`PATIENCE`], by the observer's own clock; no clock is compared with another host's. Who
-//! breaks a claim takes away every name in it and then the directory. That fences a holder that
+//! [`PATIENCE`] while it was watched (see [`super::watch`]), by the observer's own clock; no clock
+//! is compared with another host's. Who breaks a claim takes away the names that were watched and
+//! then the directory. That fences a holder that
 //! was only asleep: the name it would move out is not there, or the directory it would move into
 //! is gone. Of the holder's rename and the breaker's unlink of the same name the file system lets
 //! one win, and both sides learn which.
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::disk::{Dir, SharedDisk, is_gone};
+use super::watch::Watch;
+use crate::brick::buckets::remove_all_in;
 use crate::brick::disk::{Disk, DiskFile};
 use crate::brick::osdisk::OsFile;
 use crate::brick::tree::{failed, is_absent};
@@ -133,6 +136,7 @@ impl Claims {
             claims: Arc::clone(self),
             path,
             dir,
+            held: Mutex::new(None),
             is_moved: AtomicBool::new(false),
         })
     }
@@ -143,12 +147,7 @@ impl Claims {
         let (mut seen, mut pause) = (None, FIRST_PAUSE);
         loop {
             if self.try_move(&stage, name)? {
-                stage.is_moved.store(true, Ordering::Release);
-                return Ok(Claim {
-                    claims: Arc::clone(self),
-                    name: name.to_owned(),
-                    dir: Arc::clone(&stage.dir),
-                });
+                return Ok(self.claim_of(&stage, name));
             }
             if began.elapsed() > MAX_WAIT.max(self.patience * 3) {
                 return Err(StoreError::Busy("another gateway is changing this name"));
@@ -174,9 +173,10 @@ impl Claims {
     fn look_at_holder(
         &self,
         name: &str,
-        seen: &mut Option<(BTreeSet<String>, Instant)>,
+        seen: &mut Option<Watch<BTreeSet<String>>>,
         patience: Duration,
     ) -> Result<()> {
+        let began = Instant::now();
         let Ok(dir) = self.disk.open_dir(&self.claims, name) else {
             return Ok(());
         };
@@ -186,14 +186,15 @@ impl Claims {
             return Ok(());
         }
         match seen {
-            Some((before, since)) if *before == names => {
-                if since.elapsed() >= patience {
+            Some(watch) => {
+                if watch.is_still(names, began, patience) {
+                    let names = watch.state();
                     tracing::warn!(name, ?names, "a claim that does not move is broken");
-                    self.empty(&dir, name);
+                    self.empty(&dir, name, names);
                     *seen = None;
                 }
             }
-            _ => *seen = Some((names, Instant::now())),
+            None => *seen = Some(Watch::new(names, began)),
         }
         Ok(())
     }
@@ -209,12 +210,13 @@ impl Claims {
         Ok(names)
     }
 
-    /// Takes away what is in a claim's directory, and the directory if it is then the one of
-    /// that name: one that is not empty stays.
-    fn empty(&self, dir: &Dir, name: &str) {
-        if let Ok(names) = self.names_in(dir) {
-            for entry in names {
-                let _ = self.disk.unlink(dir, &entry);
+    /// Takes these names out of a claim's directory, and the directory away if it is then the one
+    /// of that name: one that is not empty stays.
+    fn empty(&self, dir: &Dir, name: &str, names: &BTreeSet<String>) {
+        for entry in names {
+            match self.disk.unlink(dir, entry) {
+                Err(e) if !is_absent(&e) => remove_below(&self.disk, dir, entry),
+                _ => {}
             }
         }
         let _ = self.disk.remove_dir(&self.claims, name);
@@ -225,7 +227,7 @@ impl Claims {
     pub fn try_acquire_for(
         self: &Arc<Self>,
         name: &str,
-        seen: &mut Option<(BTreeSet<String>, Instant)>,
+        seen: &mut Option<Watch<BTreeSet<String>>>,
         patience: Duration,
     ) -> Result<Option<Claim>> {
         let stage = self.stage()?;
@@ -236,12 +238,18 @@ impl Claims {
                 return Ok(None);
             }
         }
+        Ok(Some(self.claim_of(&stage, name)))
+    }
+
+    fn claim_of(self: &Arc<Self>, stage: &Stage, name: &str) -> Claim {
         stage.is_moved.store(true, Ordering::Release);
-        Ok(Some(Claim {
+        let mut held = stage.held.lock().unwrap_or_else(PoisonError::into_inner);
+        Claim {
             claims: Arc::clone(self),
             name: name.to_owned(),
             dir: Arc::clone(&stage.dir),
-        }))
+            held: Mutex::new(held.take()),
+        }
     }
 }
 
@@ -263,6 +271,8 @@ pub struct Stage {
     claims: Arc<Claims>,
     path: String,
     dir: Dir,
+    /// The file that is in it only so that it is not empty.
+    held: Mutex<Option<String>>,
     is_moved: AtomicBool,
 }
 
@@ -274,7 +284,9 @@ impl Stage {
 
     /// Puts an empty file in it, so that it can be a claim.
     pub fn hold(&self) -> Result<()> {
-        self.create().map(|_| ())
+        let (name, _) = self.create()?;
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
+        Ok(())
     }
 
     /// The directory.
@@ -304,6 +316,14 @@ fn create_in(claims: &Claims, dir: &Dir) -> Result<(String, OsFile)> {
         .open_own(dir, &name, true)
         .map_err(failed("make a staged file"))?;
     Ok((name, file))
+}
+
+/// Removes a directory that was taken into a claim.
+fn remove_below(disk: &SharedDisk, dir: &Dir, name: &str) {
+    if let Ok(below) = disk.open_dir(dir, name) {
+        let _ = remove_all_in(disk, &below);
+        let _ = disk.remove_dir(dir, name);
+    }
 }
 
 impl Drop for Stage {
@@ -337,6 +357,8 @@ pub struct Claim {
     claims: Arc<Claims>,
     name: String,
     dir: Dir,
+    /// The file of it that has no other purpose than to be renamed: see [`Self::renew`].
+    held: Mutex<Option<String>>,
 }
 
 impl Claim {
@@ -360,14 +382,28 @@ impl Claim {
         Ok(())
     }
 
-    /// Takes a name away, as one step: what had it is in the claim's directory afterwards.
-    /// NotFound where nothing has the name, or where the claim was broken.
-    pub fn take(&self, from: &Dir, name: &str) -> io::Result<()> {
+    /// Takes a name away, as one step: what had it, a directory with all in it too, is in the
+    /// claim's directory afterwards, and goes with the claim. Gives its name there. NotFound where
+    /// nothing has the name, or where the claim was broken.
+    pub fn take(&self, from: &Dir, name: &str) -> io::Result<String> {
         let entry = self.claims.new_name();
         match self.claims.disk.rename(from, name, &self.dir, &entry) {
             Err(e) if is_gone(&e) => Err(ErrorKind::NotFound.into()),
-            other => other,
+            other => other.map(|()| entry),
         }
+    }
+
+    /// Keeps a directory from being removed, by whoever slept while this claim was taken over.
+    /// NotFound where the claim was broken, or the directory is gone.
+    pub fn obstruct(&self, entry: &str, dir: &Dir) -> io::Result<()> {
+        self.claims.disk.obstruct(&self.dir, entry, dir)
+    }
+
+    /// Undoes [`Self::obstruct`]; gives the obstacle's name in the claim.
+    pub fn take_obstacle(&self, dir: &Dir) -> io::Result<Option<String>> {
+        let entry = self.claims.new_name();
+        let taken = self.claims.disk.take_obstacle(dir, &self.dir, &entry)?;
+        Ok(taken.then_some(entry))
     }
 
     /// Gives what has a name another one in the claim; gives that name. A directory is refused.
@@ -399,23 +435,27 @@ impl Claim {
 
     /// Shows who watches that the claim is alive. Errors: Conflict where it was broken.
     pub fn renew(&self) -> Result<()> {
-        let names = self.claims.names_in(&self.dir)?;
-        let Some(name) = names.first() else {
-            return Err(StoreError::Conflict);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let (disk, next) = (&self.claims.disk, self.claims.new_name());
+        let renewed = match &*held {
+            Some(name) => disk.rename(&self.dir, name, &self.dir, &next),
+            // Its first file is to be published: what moves is one of its own.
+            None => disk.open_own(&self.dir, &next, true).map(drop),
         };
-        let next = self.claims.new_name();
-        match self.claims.disk.rename(&self.dir, name, &self.dir, &next) {
-            Ok(()) => Ok(()),
-            Err(e) if is_absent(&e) || is_gone(&e) => Err(StoreError::Conflict),
-            Err(e) => Err(StoreError::from_io("renew a claim", e)),
+        match renewed {
+            Ok(()) => *held = Some(next),
+            Err(e) if is_absent(&e) || is_gone(&e) => return Err(StoreError::Conflict),
+            Err(e) => return Err(StoreError::from_io("renew a claim", e)),
         }
+        Ok(())
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         // Here and now: the next to want it would wait.
-        self.claims.empty(&self.dir, &self.name);
+        let names = self.claims.names_in(&self.dir).unwrap_or_default();
+        self.claims.empty(&self.dir, &self.name, &names);
     }
 }
 

@@ -98,7 +98,14 @@ impl Inner {
             inner.open_upload(&at, &id)?;
             let stage = inner.claims.stage()?;
             stage.hold()?;
-            let _claim = inner.claims.acquire(stage, &name)?;
+            let claim = inner.claims.acquire(stage, &name)?;
+            let held = Held::new(claim, inner.renew_interval())?;
+            // Who completes it has the key's claim when it publishes, and may only sleep: from
+            // here on it cannot.
+            let stage = inner.claims.stage()?;
+            stage.hold()?;
+            drop(inner.claims.acquire(stage, &claim_of(&at))?);
+            held.check()?;
             inner.abort(&at, &id)
         })
         .await
@@ -134,6 +141,10 @@ impl Inner {
         .await
     }
 
+    fn renew_interval(&self) -> Duration {
+        RENEW_INTERVAL.min(self.options.patience / 4)
+    }
+
     fn complete(
         &self,
         at: &Locator,
@@ -150,7 +161,7 @@ impl Inner {
             .collect();
         let composition = compose(upload.checksum, &parts, claims, &options)?;
         self.require_room(composition.len_bytes)?;
-        let held = Held::new(claim, RENEW_INTERVAL.min(self.options.patience / 4))?;
+        let held = Held::new(claim, self.renew_interval())?;
         let stage = self.claims.stage()?;
         let (entry, file) = stage.create()?;
         self.copy_parts(&dir, &composition, &parts, &file)?;

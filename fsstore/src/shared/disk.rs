@@ -6,6 +6,9 @@
 //! - Names are moved into and out of directories that are held open, so that a directory that is
 //!   gone refuses them (see [`super::claim`]).
 
+#[cfg(test)]
+mod interrupts;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -26,6 +29,9 @@ const MAX_STALE_ROUNDS: u32 = 5;
 /// Pause before the second of those, doubled each time.
 const STALE_PAUSE: Duration = Duration::from_millis(2);
 
+/// A name that keeps a bucket's directory from being removed. No key has it, for it is not UTF-8.
+const OBSTACLE: &[u8] = b".portico-kept-\xff";
+
 /// An open directory.
 pub type Dir = Arc<OwnedFd>;
 
@@ -33,6 +39,8 @@ pub type Dir = Arc<OwnedFd>;
 pub struct SharedDisk {
     os: OsDisk,
     is_remote: bool,
+    #[cfg(test)]
+    pub(super) interrupts: interrupts::Interrupts,
 }
 
 /// Repeats what answers ESTALE: the name led to something that another host removed meanwhile.
@@ -70,7 +78,24 @@ impl SharedDisk {
         Ok(Self {
             is_remote: !is_local(facts.f_type as u64),
             os,
+            #[cfg(test)]
+            interrupts: interrupts::Interrupts::default(),
         })
+    }
+
+    #[cfg(test)]
+    fn reach(&self, step: &str, name: &str) -> io::Result<()> {
+        self.interrupts.reach(step, name)
+    }
+
+    #[cfg(not(test))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "tests stop here"
+    )]
+    fn reach(&self, _: &str, _: &str) -> io::Result<()> {
+        Ok(())
     }
 
     /// Whether other hosts may change what is on it. Then a name that is not there is looked up
@@ -98,7 +123,27 @@ impl SharedDisk {
         to: &OwnedFd,
         to_name: &str,
     ) -> io::Result<()> {
+        self.reach("link", to_name)?;
         Ok(fs::linkat(from, from_name, to, to_name, AtFlags::empty())?)
+    }
+
+    /// Gives a file a name that keeps rmdir(2) from removing a directory, whatever keys are
+    /// removed from it. Source: link(2).
+    pub fn obstruct(&self, from: &OwnedFd, from_name: &str, dir: &OwnedFd) -> io::Result<()> {
+        match fs::linkat(from, from_name, dir, OBSTACLE, AtFlags::empty()) {
+            // There already; or the file system has names of UTF-8 only, and none for this.
+            Err(Errno::EXIST | Errno::ILSEQ | Errno::INVAL) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Takes what [`Self::obstruct`] put into a directory away, as one step; whether it was there.
+    pub fn take_obstacle(&self, dir: &OwnedFd, to: &OwnedFd, to_name: &str) -> io::Result<bool> {
+        match fs::renameat(dir, OBSTACLE, to, to_name) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT | Errno::ILSEQ | Errno::INVAL) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 
@@ -125,6 +170,7 @@ impl Disk for SharedDisk {
     }
 
     fn open(&self, base: &OwnedFd, path: &str) -> io::Result<OsFile> {
+        self.reach("open", path)?;
         fresh(|| self.os.open(base, path))
     }
 
@@ -134,6 +180,7 @@ impl Disk for SharedDisk {
     }
 
     fn open_own(&self, dir: &OwnedFd, name: &str, create: bool) -> io::Result<OsFile> {
+        self.reach("open own", name)?;
         fresh(|| self.os.open_own(dir, name, create))
     }
 
@@ -152,6 +199,8 @@ impl Disk for SharedDisk {
         to: &OwnedFd,
         to_name: &str,
     ) -> io::Result<()> {
+        self.reach("rename from", from_name)?;
+        self.reach("rename to", to_name)?;
         self.os.rename(from, from_name, to, to_name)
     }
 
@@ -160,14 +209,17 @@ impl Disk for SharedDisk {
     }
 
     fn make_dir(&self, parent: &OwnedFd, name: &str, mode: u32) -> io::Result<()> {
+        self.reach("make dir", name)?;
         self.os.make_dir(parent, name, mode)
     }
 
     fn remove_dir(&self, parent: &OwnedFd, name: &str) -> io::Result<()> {
+        self.reach("remove dir", name)?;
         self.os.remove_dir(parent, name)
     }
 
     fn stat(&self, base: &OwnedFd, path: &str) -> io::Result<FileFacts> {
+        self.reach("stat", path)?;
         fresh(|| self.os.stat(base, path))
     }
 

@@ -8,7 +8,7 @@
 //! - [`claim`]: who may change a name now; [`publish`] and [`removal`]: what changes names
 //! - [`staged`], [`patch`], [`uploads`], [`complete`]: writing
 //! - [`look`], [`listing`] over [`walk`]: reading
-//! - [`buckets`]; [`presence`]: which gateways live; [`upkeep`]: what only one of them may do
+//! - [`buckets`]; [`presence`]: which gateways live, told by a [`watch`]; [`upkeep`]: what only one of them may do
 //!
 //! What is exact and what is not:
 //!
@@ -36,6 +36,7 @@ pub mod upkeep;
 pub mod uploads;
 pub mod volume;
 pub mod walk;
+pub mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,7 +3,8 @@
 //! A new record goes to a fresh inode, with a copy of the bytes, that takes the object's name: an
 //! xattr that changes in place is seen late on some file systems, and no rename fences it. An
 //! object longer than [`MAX_COPIED_LEN_BYTES`] keeps its inode and gets the record in place:
-//! on MooseFS that needs `mfsxattrcacheto=0`.
+//! on MooseFS that needs `mfsxattrcacheto=0`. Its claim is renewed before and after: who was
+//! overtaken before that fails, and who sleeps in between answers Conflict for what may be done.
 
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ impl Inner {
         .await
     }
 
-    fn patch_looked(
+    pub(super) fn patch_looked(
         &self,
         at: &Locator,
         claim: &Claim,
@@ -95,6 +96,9 @@ impl Inner {
             record.mtime_before_ns = Some(state.mtime_ns);
             state.mtime_ns = time;
         }
+        // No rename fences what is written in place: a gateway that slept until here, or sleeps from
+        // here on, must not answer that it has changed anything.
+        claim.renew()?;
         self.tree.records.save(source, &found.facts, &record)?;
         if let Some(time) = touched {
             source.sync().map_err(failed("make a record durable"))?;
@@ -105,6 +109,7 @@ impl Inner {
         give(source, patch.file_owner)?;
         source.sync().map_err(failed("make a record durable"))?;
         let facts = Self::facts_of(source)?;
+        claim.renew()?;
         Ok(record.to_object_info(at.key.clone(), &state_of(&facts)))
     }
 

@@ -120,9 +120,25 @@ impl Inner {
         for _ in 0..MAX_ROUNDS {
             let parent = self.make_own_dirs(&at.bucket, &path, new.is_durable)?;
             match new.place(&parent, name) {
-                Ok(()) => return self.sync_dir(&parent, new.is_durable),
+                Ok(()) => {
+                    self.sync_dir(&parent, new.is_durable)?;
+                    return self.require_in_bucket(at);
+                }
                 Err(e) if is_absent(&e) && new.claim.has(new.entry) => {}
                 Err(e) => return Err(new.refused(e)),
+            }
+        }
+        Err(StoreError::Conflict)
+    }
+
+    /// Whether an object that was just published stands in its bucket: a removal of the bucket, or
+    /// who makes it anew, may have taken the directory away that it was put into. Errors:
+    /// NoSuchBucket, Conflict.
+    fn require_in_bucket(&self, at: &Locator) -> Result<()> {
+        self.tree.bucket_dir(&at.bucket)?;
+        for _ in 0..2 {
+            if self.tree.stands_aside(at)? {
+                return Ok(());
             }
         }
         Err(StoreError::Conflict)
@@ -292,19 +308,27 @@ impl Inner {
     }
 
     /// Waits until a removal of the bucket is over, and takes away what it left to keep keys out
-    /// if it died. Errors: NoSuchBucket.
+    /// if it died. If it only sleeps it must not find the bucket empty when it wakes: it has looked
+    /// for escaped keys already. Errors: NoSuchBucket, Conflict.
     fn end_removal(&self, bucket: &BucketName) -> Result<()> {
+        let fail = failed("let keys in again");
         let stage = self.claims.stage()?;
         stage.hold()?;
-        let _claim = self.claims.acquire(stage, &claim_of_bucket(bucket))?;
-        self.tree.bucket_dir(bucket)?;
+        let claim = self.claims.acquire(stage, &claim_of_bucket(bucket))?;
+        let dir = self.tree.bucket_dir(bucket)?;
         let (disk, keys) = (&self.tree.disk, &self.tree.own.keys);
-        if kind_at(disk, keys, bucket.as_str()).map_err(failed("look for escaped keys"))?
-            == Some(FileKind::File)
-        {
-            absent_is_none(disk.unlink(keys, bucket.as_str()))
-                .map_err(failed("let keys in again"))?;
+        if kind_at(disk, keys, bucket.as_str()).map_err(&fail)? != Some(FileKind::File) {
+            return Ok(());
         }
+        let (obstacle, _) = claim.create()?;
+        match claim.obstruct(&obstacle, &dir) {
+            // It is over after all; or the claim was broken.
+            Err(e) if is_absent(&e) || super::disk::is_gone(&e) => {
+                return Err(StoreError::Conflict);
+            }
+            other => other.map_err(&fail)?,
+        }
+        absent_is_none(claim.take(keys, bucket.as_str())).map_err(fail)?;
         Ok(())
     }
 }

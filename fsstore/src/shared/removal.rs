@@ -5,8 +5,10 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::claim::Claim;
+use super::disk::SharedDisk;
 use super::{Inner, claim_of};
 use crate::brick::disk::{Disk, DiskFile, FileKind};
+use crate::brick::look::Looked;
 use crate::brick::sink::off_thread;
 use crate::brick::tree::{absent_is_none, failed, is_absent, split_parent};
 use crate::error::{Result, StoreError};
@@ -14,6 +16,9 @@ use crate::keypath::{self, Place};
 use crate::name::BucketName;
 use crate::object::{Locator, Precondition};
 use crate::volume::Removed;
+
+/// How often an object that does not go is taken away again.
+const MAX_TAKES: usize = 5;
 
 impl Inner {
     /// Removes an object.
@@ -33,7 +38,10 @@ impl Inner {
             let claim = inner.claims.acquire(stage, &name)?;
             let current = inner.look_blocking(&at)?;
             precondition.check_write(current.as_ref().map(|looked| &looked.info))?;
-            let existed = inner.take(&at, &claim, inner.is_durable(&at.bucket))?;
+            let mut existed = inner.take(&at, &claim, inner.is_durable(&at.bucket))?;
+            if let Some(looked) = &current {
+                existed |= inner.take_until_gone(&at, &claim, looked)?;
+            }
             drop(claim);
             // Held open until here, so that nothing new has its number.
             if let Some(looked) = current {
@@ -43,6 +51,27 @@ impl Inner {
             Ok(Removed { existed })
         })
         .await
+    }
+
+    /// Takes away an object that stands there still although it was said not to: a name that is
+    /// just being replaced may seem not to be there. Errors: Conflict.
+    fn take_until_gone(
+        &self,
+        at: &Locator,
+        claim: &Claim,
+        looked: &Looked<SharedDisk>,
+    ) -> Result<bool> {
+        let mut existed = false;
+        for _ in 0..MAX_TAKES {
+            match self.find(at)? {
+                Some(found) if found.facts.ino == looked.found.facts.ino => {
+                    existed |= self.take(at, claim, self.is_durable(&at.bucket))?;
+                }
+                // What another program put there meanwhile is not what was to be removed.
+                _ => return Ok(existed),
+            }
+        }
+        Err(StoreError::Conflict)
     }
 
     /// Takes an object away; whether one stood there.
@@ -102,7 +131,7 @@ impl Inner {
 
     fn take_name(&self, claim: &Claim, parent: &super::disk::Dir, name: &str) -> Result<()> {
         match claim.take(parent, name) {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(e) if is_absent(&e) => {
                 // Taken away behind our back; or the claim is no longer ours.
                 match absent_is_none(self.tree.disk.stat(parent, name)) {

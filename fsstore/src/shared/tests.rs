@@ -2,4 +2,5 @@
 //! another one; and what is its own.
 
 mod gateways;
+mod interrupted;
 mod turns;

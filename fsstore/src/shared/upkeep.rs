@@ -13,17 +13,19 @@ use std::time::{Duration, Instant};
 
 use super::claim::{Claim, home_of};
 use super::disk::{Dir, SharedDisk};
-use super::presence::{DEAD_AFTER, Seen};
-use super::{Inner, claim_of};
+use super::presence::{BEAT, DEAD_AFTER, Seen};
+use super::watch::Watch;
+use super::{Inner, claim_of, claim_of_upload};
 use crate::brick::HashPolicy;
 use crate::brick::attrs::{DigestState, Record};
-use crate::brick::disk::{Disk, DiskFile};
+use crate::brick::disk::{Disk, DiskFile, FileFacts};
 use crate::brick::look::{Looked, state_of};
 use crate::brick::sink::{COPY_STEP_LEN_BYTES, off_thread};
 use crate::brick::tree::{failed, is_absent};
+use crate::brick::uploads::INFO;
 use crate::digest::Digester;
 use crate::error::{Result, StoreError};
-use crate::name::BucketName;
+use crate::name::{BucketName, UploadId};
 use crate::object::{DigestSet, Locator};
 
 /// The lease's name among claims: no key's claim has it.
@@ -32,6 +34,8 @@ const NAME: &str = "upkeep";
 const LEASE: Duration = Duration::from_secs(30);
 /// How often it is renewed.
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the other gateways are looked at: each has shown by then that it lives.
+const LOOK_INTERVAL: Duration = BEAT.saturating_mul(2);
 /// For how many times as long as a round took nothing is done.
 const REST: u32 = 20;
 /// A file must have been left alone for so long before it is read for its digest, in nanoseconds.
@@ -39,15 +43,55 @@ const SETTLED_NS: i64 = 3_000_000_000;
 
 /// What the last rounds saw of other gateways.
 #[derive(Default)]
-struct Watched {
-    lease: Option<(BTreeSet<String>, Instant)>,
-    gateways: BTreeMap<String, (Vec<u8>, Instant)>,
-    /// Staging directories of gateways that have no file, and since when.
-    homeless: BTreeMap<String, Instant>,
+pub(super) struct Watched {
+    lease: Option<Watch<BTreeSet<String>>>,
+    gateways: BTreeMap<String, Watch<Vec<u8>>>,
+    /// Staging directories of gateways that have no file.
+    homeless: BTreeMap<String, Watch<()>>,
+    /// Those that have not changed, or not had a file, for all of [`DEAD_AFTER`].
+    dead: BTreeSet<String>,
+    /// Uploads that had no first file when they were last looked at.
+    headless: BTreeSet<(BucketName, UploadId)>,
+}
+
+impl Watched {
+    /// Notes what a look at the gateways' files, and at what is staged, that began then saw.
+    fn note(&mut self, began: Instant, seen: Seen, mut homes: BTreeSet<String>) {
+        self.dead.clear();
+        homes.retain(|instance| !seen.contains_key(instance));
+        self.gateways
+            .retain(|instance, _| seen.contains_key(instance));
+        self.homeless.retain(|instance, _| homes.contains(instance));
+        for (instance, bytes) in seen {
+            if is_still(&mut self.gateways, &instance, bytes, began) {
+                self.dead.insert(instance);
+            }
+        }
+        for instance in homes {
+            if is_still(&mut self.homeless, &instance, (), began) {
+                self.dead.insert(instance);
+            }
+        }
+    }
+}
+
+fn is_still<T: PartialEq>(
+    known: &mut BTreeMap<String, Watch<T>>,
+    instance: &str,
+    state: T,
+    began: Instant,
+) -> bool {
+    match known.get_mut(instance) {
+        Some(watch) => watch.is_still(state, began, DEAD_AFTER),
+        None => {
+            known.insert(instance.to_owned(), Watch::new(state, began));
+            false
+        }
+    }
 }
 
 /// A lease, renewed as the work goes on.
-struct Lease {
+pub(super) struct Lease {
     claim: Claim,
     renewed: Instant,
 }
@@ -70,20 +114,29 @@ pub(super) fn start(inner: &Arc<Inner>) {
     tokio::spawn(async move {
         let (mut watched, mut pause) = (Watched::default(), shortest);
         loop {
-            tokio::time::sleep(pause).await;
+            // Others are watched however long a rest is.
+            let slept = pause.min(LOOK_INTERVAL.max(shortest));
+            tokio::time::sleep(slept).await;
+            pause -= slept;
+            let rests = !pause.is_zero();
             let began = Instant::now();
             let Some(live) = inner.upgrade().filter(|inner| !inner.is_stopping()) else {
                 return;
             };
             let round = off_thread(move || {
-                let outcome = live.keep_up(&mut watched);
+                let outcome = match rests {
+                    true => live.look_at_gateways(&mut watched),
+                    false => live.keep_up(&mut watched),
+                };
                 Ok((watched, outcome))
             });
             let Ok((seen, outcome)) = round.await else {
                 return;
             };
             watched = seen;
-            pause = shortest.max(began.elapsed() * REST);
+            if !rests {
+                pause = shortest.max(began.elapsed() * REST);
+            }
             match outcome {
                 Ok(()) | Err(StoreError::Stopping | StoreError::Conflict) => {}
                 Err(e) => tracing::warn!("the upkeep stopped half-way: {e}"),
@@ -93,8 +146,8 @@ pub(super) fn start(inner: &Arc<Inner>) {
 }
 
 impl Inner {
-    fn keep_up(&self, watched: &mut Watched) -> Result<()> {
-        note_gateways(&mut watched.gateways, self.presence.look()?);
+    pub(super) fn keep_up(&self, watched: &mut Watched) -> Result<()> {
+        self.look_at_gateways(watched)?;
         let taken = self
             .claims
             .try_acquire_for(NAME, &mut watched.lease, LEASE)?;
@@ -105,10 +158,9 @@ impl Inner {
             claim,
             renewed: Instant::now(),
         };
-        self.sweep_staging(&watched.gateways)?;
-        self.sweep_homeless(watched)?;
+        self.sweep_staging(watched)?;
         for info in self.buckets_page("", None, usize::MAX)? {
-            self.sweep_uploads(&info.name, &mut lease)?;
+            self.sweep_uploads(&info.name, &mut watched.headless, &mut lease)?;
             if self.options.hash.of(&info.name).is_unasked() {
                 self.hash_bucket(&info.name, &mut lease)?;
             }
@@ -116,10 +168,27 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes the staging directories of gateways whose files have not changed for long.
-    fn sweep_staging(&self, gateways: &BTreeMap<String, (Vec<u8>, Instant)>) -> Result<()> {
-        for (instance, (_, since)) in gateways {
-            if since.elapsed() < DEAD_AFTER {
+    fn look_at_gateways(&self, watched: &mut Watched) -> Result<()> {
+        let began = Instant::now();
+        let mut homes = BTreeSet::new();
+        let (disk, staging) = (&self.tree.disk, &self.tree.own.staging);
+        disk.read_dir(staging, &mut |entry| {
+            homes.extend(entry.name.strip_prefix("g-").map(str::to_owned));
+            true
+        })
+        .map_err(failed("look at what is staged"))?;
+        homes.remove(self.presence.instance());
+        watched.note(began, self.presence.look()?, homes);
+        Ok(())
+    }
+
+    /// Removes what gateways that died, or ended, have staged.
+    fn sweep_staging(&self, watched: &Watched) -> Result<()> {
+        for instance in &watched.dead {
+            // Once more, and now: this gateway may have slept since it looked.
+            let now = self.presence.look()?;
+            let before = watched.gateways.get(instance).map(Watch::state);
+            if now.get(instance) != before {
                 continue;
             }
             tracing::info!(instance, "a gateway that died: what it staged is removed");
@@ -129,59 +198,67 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes those of gateways that have had no file for long: they ended, or died as they began.
-    fn sweep_homeless(&self, watched: &mut Watched) -> Result<()> {
-        let mut homes = BTreeSet::new();
-        let (disk, staging) = (&self.tree.disk, &self.tree.own.staging);
-        disk.read_dir(staging, &mut |entry| {
-            homes.extend(entry.name.strip_prefix("g-").map(str::to_owned));
-            true
-        })
-        .map_err(failed("look at what is staged"))?;
-        homes.retain(|instance| {
-            instance != self.presence.instance() && !watched.gateways.contains_key(instance)
-        });
-        watched
-            .homeless
-            .retain(|instance, _| homes.contains(instance));
-        for instance in homes {
-            let since = *watched
-                .homeless
-                .entry(instance.clone())
-                .or_insert_with(Instant::now);
-            if since.elapsed() >= DEAD_AFTER {
-                self.remove_staged_by(&instance)?;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn remove_staged_by(&self, instance: &str) -> Result<()> {
         let (disk, staging) = (&self.tree.disk, &self.tree.own.staging);
         remove_tree(disk, staging, &home_of(instance))
     }
 
-    /// Removes what is left of uploads that are over: without their first file, or named by the
-    /// record of the object that they became.
-    fn sweep_uploads(&self, bucket: &BucketName, lease: &mut Lease) -> Result<()> {
+    /// Removes what is left of uploads that are over: without their first file in two rounds, or
+    /// named by the record of the object that they became.
+    fn sweep_uploads(
+        &self,
+        bucket: &BucketName,
+        headless: &mut BTreeSet<(BucketName, UploadId)>,
+        lease: &mut Lease,
+    ) -> Result<()> {
         for id in self.upload_ids(bucket)? {
             lease.keep()?;
             let path = format!("{bucket}/{id}");
             let Ok(dir) = self.tree.disk.open_dir(&self.tree.own.uploads, &path) else {
                 continue;
             };
+            let upload = (bucket.clone(), id.clone());
             let info = crate::brick::uploads::load_info(&*self.tree.disk, &dir, id.clone())?;
-            let is_over = match info {
-                None => true,
-                Some(info) => self
-                    .look_blocking(&Locator::new(bucket.clone(), info.key))?
-                    .is_some_and(|looked| looked.record.upload_id.as_ref() == Some(&id)),
+            let Some(info) = info else {
+                // One look that finds nothing proves nothing.
+                if headless.remove(&upload) {
+                    self.remove_headless(bucket, &id)?;
+                } else {
+                    headless.insert(upload);
+                }
+                continue;
             };
-            if is_over {
+            headless.remove(&upload);
+            let became = self.look_blocking(&Locator::new(bucket.clone(), info.key))?;
+            if became.is_some_and(|looked| looked.record.upload_id.as_ref() == Some(&id)) {
                 self.remove_upload(bucket, id.as_str())?;
             }
         }
         Ok(())
+    }
+
+    /// Removes an upload whose directory does not list its first file, under the upload's claim.
+    fn remove_headless(&self, bucket: &BucketName, id: &UploadId) -> Result<()> {
+        let stage = self.claims.stage()?;
+        stage.hold()?;
+        let _claim = self.claims.acquire(stage, &claim_of_upload(bucket, id))?;
+        let path = format!("{bucket}/{id}");
+        let Ok(dir) = self.tree.disk.open_dir(&self.tree.own.uploads, &path) else {
+            return Ok(());
+        };
+        let mut has_first = false;
+        self.tree
+            .disk
+            .read_dir(&dir, &mut |entry| {
+                has_first |= entry.name == INFO;
+                !has_first
+            })
+            .map_err(failed("look at an upload"))?;
+        let info = crate::brick::uploads::load_info(&*self.tree.disk, &dir, id.clone())?;
+        match has_first || info.is_some() {
+            true => Ok(()),
+            false => self.remove_upload(bucket, id.as_str()),
+        }
     }
 
     fn hash_bucket(&self, bucket: &BucketName, lease: &mut Lease) -> Result<()> {
@@ -219,7 +296,7 @@ impl Inner {
 
     /// Reads a file for its digests and records them, under the key's claim: in place, because
     /// the file is another program's.
-    fn hash(
+    pub(super) fn hash(
         &self,
         at: &Locator,
         looked: &Looked<SharedDisk>,
@@ -248,10 +325,21 @@ impl Inner {
         let digests = digester.finish(Default::default());
         let stage = self.claims.stage()?;
         stage.hold()?;
-        let _claim = self.claims.acquire(stage, &claim_of(at))?;
-        let now = Self::facts_of(file)?;
-        if (now.len_bytes, now.mtime_ns) != (before.len_bytes, before.mtime_ns) {
+        let claim = self.claims.acquire(stage, &claim_of(at))?;
+        // Its record, too, may have changed since: tags go to a file in place.
+        let Some(current) = self.look_blocking(at)? else {
             return Err(StoreError::ChangedWhileRead);
+        };
+        let Some(file) = &current.found.file else {
+            return Err(StoreError::ChangedWhileRead);
+        };
+        let now = current.found.facts;
+        let identity = |facts: &FileFacts| (facts.ino, facts.len_bytes, facts.mtime_ns);
+        if identity(&now) != identity(&before) {
+            return Err(StoreError::ChangedWhileRead);
+        }
+        if !current.info.etag.is_provisional() {
+            return Ok(());
         }
         let known = digests.known();
         let record = Record {
@@ -263,9 +351,10 @@ impl Inner {
             md5: known.md5,
             crc64nvme: known.crc64nvme,
             etag_before: Some(state_of(&before).provisional_tag()),
-            attrs: looked.record.attrs.clone(),
+            attrs: current.record.attrs,
             ..Record::default()
         };
+        claim.renew()?;
         self.tree.records.save(file, &now, &record)
     }
 
@@ -283,17 +372,6 @@ impl Inner {
             Ok(()) => Ok(self.look_blocking(at)?.unwrap_or(looked)),
             Err(StoreError::ChangedWhileRead | StoreError::AccessDenied) => Ok(looked),
             Err(e) => Err(e),
-        }
-    }
-}
-
-/// Notes since when each gateway's file has been as it is.
-fn note_gateways(known: &mut BTreeMap<String, (Vec<u8>, Instant)>, seen: Seen) {
-    known.retain(|instance, _| seen.contains_key(instance));
-    for (instance, bytes) in seen {
-        match known.get(&instance) {
-            Some((before, _)) if *before == bytes => {}
-            _ => drop(known.insert(instance, (bytes, Instant::now()))),
         }
     }
 }

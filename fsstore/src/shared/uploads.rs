@@ -79,8 +79,11 @@ impl Inner {
                 false => fail(e),
             })?;
         self.sync_dir(&dir, true)?;
-        // A removal of the bucket that ended meanwhile did not see it.
-        self.tree.bucket_dir(&at.bucket)?;
+        // A removal of the bucket may have taken the directory away with it meanwhile.
+        match self.open_upload(at, &id) {
+            Err(StoreError::NoSuchUpload) => return Err(StoreError::Conflict),
+            other => drop(other?),
+        }
         Ok(UploadInfo {
             id,
             key: at.key.clone(),
@@ -292,21 +295,6 @@ impl Inner {
             }
         }
         Err(StoreError::Conflict)
-    }
-
-    /// Removes every upload of a bucket.
-    pub(super) fn remove_uploads_of(&self, bucket: &BucketName) -> Result<()> {
-        for id in self.upload_ids(bucket)? {
-            self.remove_upload(bucket, id.as_str())?;
-        }
-        let uploads = &self.tree.own.uploads;
-        match self.tree.disk.remove_dir(uploads, bucket.as_str()) {
-            Ok(()) => Ok(()),
-            Err(e) if is_absent(&e) || is_gone(&e) => Ok(()),
-            // One that was begun just now; the next bucket of this name removes it.
-            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
-            Err(e) => Err(StoreError::from_io("remove uploads", e)),
-        }
     }
 
     /// Ends an upload, by whoever has its claim.

@@ -15,20 +15,20 @@ use crate::volume::{
     StageOptions, Staged, StagedPart, Volume,
 };
 
-fn bucket() -> BucketName {
+pub(super) fn bucket() -> BucketName {
     BucketName::parse("bucket").unwrap()
 }
 
-fn at(key: &str) -> Locator {
+pub(super) fn at(key: &str) -> Locator {
     Locator::new(bucket(), ObjectKey::parse(key).unwrap())
 }
 
-struct Site {
+pub(super) struct Site {
     dir: tempfile::TempDir,
 }
 
 impl Site {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let site = Self { dir };
         let first = site.gateway().await;
@@ -38,25 +38,31 @@ impl Site {
         site
     }
 
-    async fn gateway(&self) -> Shared {
+    pub(super) async fn gateway(&self) -> Shared {
+        self.gateway_with(Duration::from_millis(100)).await
+    }
+
+    pub(super) async fn gateway_with(&self, patience: Duration) -> Shared {
         let mut options = SharedOptions::new(self.dir.path());
-        options.patience = Duration::from_millis(100);
+        options.patience = patience;
+        // Tests say when.
+        options.upkeep_interval = Duration::from_secs(3_600);
         Shared::open(options).await.unwrap()
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 }
 
-async fn put(on: &Shared, key: &str, bytes: &[u8]) {
+pub(super) async fn put(on: &Shared, key: &str, bytes: &[u8]) {
     let staged = on.stage(&at(key), StageOptions::default()).await;
     let mut staged = staged.unwrap();
     staged.write(Bytes::copy_from_slice(bytes)).await.unwrap();
     staged.commit(CommitOptions::default()).await.unwrap();
 }
 
-async fn get(on: &Shared, key: &str) -> Vec<u8> {
+pub(super) async fn get(on: &Shared, key: &str) -> Vec<u8> {
     let object = on.open(&at(key)).await.unwrap();
     let len = object.info().len_bytes;
     object.read(0..len).await.unwrap().to_vec()
