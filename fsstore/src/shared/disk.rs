@@ -127,6 +127,17 @@ impl SharedDisk {
         Ok(fs::linkat(from, from_name, to, to_name, AtFlags::empty())?)
     }
 
+    /// As `read_dir`, for who can tell whether a directory that is said to be gone is: after a
+    /// failover NFS says so of those that are there, and what was read by then is not all.
+    pub fn read_dir_standing(
+        &self,
+        dir: &OwnedFd,
+        visit: &mut dyn FnMut(DirEntry) -> bool,
+    ) -> io::Result<()> {
+        self.reach("read dir", "")?;
+        self.os.read_dir(dir, visit)
+    }
+
     /// Gives a file a name that keeps rmdir(2) from removing a directory, whatever keys are
     /// removed from it. Source: link(2).
     pub fn obstruct(&self, from: &OwnedFd, from_name: &str, dir: &OwnedFd) -> io::Result<()> {
@@ -228,7 +239,7 @@ impl Disk for SharedDisk {
     }
 
     fn read_dir(&self, dir: &OwnedFd, visit: &mut dyn FnMut(DirEntry) -> bool) -> io::Result<()> {
-        match self.os.read_dir(dir, visit) {
+        match self.read_dir_standing(dir, visit) {
             // Removed while it was read: nothing is in it.
             Err(e) if is_gone(&e) => Ok(()),
             other => other,

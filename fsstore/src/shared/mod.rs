@@ -15,6 +15,8 @@
 //! - A PUT, a removal, a change of attributes, a completion decide their condition and act under
 //!   the key's claim, by whatever gateway: exact among gateways. A gateway that sleeps in the
 //!   middle for longer than [`claim::PATIENCE`] and is overtaken fails when it wakes.
+//!   Whatever exists under a name of the tree is moved into the claim before it goes, for that is
+//!   what fails then. Not so a record that is written in place ([`patch`]).
 //! - Readers take no claim: they open one inode, which has bytes and metadata of one state.
 //! - Programs that change the tree by other mounts take no claim either: a condition is decided
 //!   on what was looked at a moment before.

@@ -139,7 +139,7 @@ fn read_names(disk: &SharedDisk, dir: &Dir, from: &str) -> Result<(List, bool)> 
             is_whole = false;
         }
     };
-    disk.read_dir(dir, &mut |entry| {
+    disk.read_dir_standing(dir, &mut |entry| {
         let kind = match entry.kind {
             Some(kind) => kind,
             None => match disk.stat(dir, &entry.name) {
@@ -264,8 +264,10 @@ impl<'a> Walk<'a> {
                 tracing::warn!(prefix, "a directory cannot be listed: {e}");
                 return Ok(());
             }
-            // Removed since it was opened.
-            Err(StoreError::Io { source, .. }) if is_gone(&source) => return Ok(()),
+            Err(StoreError::Io { source, .. }) if is_gone(&source) => {
+                self.require_gone(&dir, &prefix)?;
+                return self.read_escaped();
+            }
             other => other?,
         };
         self.read_escaped()?;
@@ -278,6 +280,24 @@ impl<'a> Walk<'a> {
             is_whole,
         });
         Ok(())
+    }
+
+    /// Tells a directory that was removed since it was opened from one that a file system lost
+    /// sight of: a page without what is in that would be short. Errors: Busy, to be asked again.
+    fn require_gone(&self, dir: &Dir, prefix: &str) -> Result<()> {
+        let path = format!("{}/{prefix}", self.bucket);
+        let disk = &self.tree.disk;
+        let now = match disk.open_dir(&self.tree.root, path.trim_end_matches('/')) {
+            Ok(now) => now,
+            Err(e) if is_absent(&e) => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        };
+        let ino_of = |dir: &Dir| disk.stat_dir(dir).map(|facts| facts.ino);
+        match (ino_of(dir), ino_of(&now)) {
+            // Removed, and made again since.
+            (Ok(before), Ok(after)) if before != after => Ok(()),
+            _ => Err(StoreError::Busy("a directory cannot be listed just now")),
+        }
     }
 
     /// The next key at which an object may stand, in order.
@@ -312,7 +332,17 @@ impl<'a> Walk<'a> {
                     Some(last) if !level.is_whole => {
                         // Just after the last that was read.
                         let begins = format!("{last}\0");
-                        let (names, is_whole) = read_names(&self.tree.disk, &level.dir, &begins)?;
+                        let (names, is_whole) =
+                            match read_names(&self.tree.disk, &level.dir, &begins) {
+                                Err(StoreError::Io { source, .. }) if is_gone(&source) => {
+                                    let level = self.levels.pop();
+                                    if let Some(level) = level {
+                                        self.require_gone(&level.dir, &level.prefix)?;
+                                    }
+                                    continue;
+                                }
+                                other => other?,
+                            };
                         (level.names, level.at, level.is_whole) = (names, 0, is_whole);
                         self.read_escaped()?;
                     }

@@ -331,3 +331,20 @@ async fn an_object_that_seems_not_to_be_there_is_removed() {
     assert!(are_over(&one));
     assert!(!site.path("bucket/k").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_a_directory_that_is_lost_from_sight_is_no_short_page() {
+    let site = Site::new().await;
+    let one = site.gateway().await;
+    put(&one, "k", b"bytes").await;
+    before(&one, "read dir", "", || {
+        Err(io::Error::from_raw_os_error(116))
+    });
+    let query = crate::volume::ListQuery {
+        limit: 10,
+        ..Default::default()
+    };
+    let page = one.list(&bucket(), &query).await;
+    assert!(matches!(page, Err(StoreError::Busy(_))), "{:?}", page.err());
+    assert!(are_over(&one));
+}
