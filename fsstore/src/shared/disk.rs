@@ -150,6 +150,7 @@ impl SharedDisk {
 
     /// Takes what [`Self::obstruct`] put into a directory away, as one step; whether it was there.
     pub fn take_obstacle(&self, dir: &OwnedFd, to: &OwnedFd, to_name: &str) -> io::Result<bool> {
+        self.reach("take obstacle", "")?;
         match fs::renameat(dir, OBSTACLE, to, to_name) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT | Errno::ILSEQ | Errno::INVAL) => Ok(false),

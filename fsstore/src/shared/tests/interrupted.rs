@@ -170,7 +170,8 @@ async fn a_removal_that_slept_does_not_take_an_escaped_key_along() {
     let (one, two) = (site.gateway().await, site.gateway().await);
     let by = two.clone();
     let work = async move { put(&by, "x/", b"").await };
-    before(&one, "remove dir", "bucket", meanwhile(work));
+    // After its last look for keys.
+    before(&one, "take obstacle", "", meanwhile(work));
     let removed = one.delete_bucket(&bucket()).await;
     assert!(
         matches!(removed, Err(StoreError::BucketNotEmpty)),
