@@ -19,6 +19,9 @@ use gate::Gate;
 use world::{Id, ROOT};
 pub use world::{Model, Random, World};
 
+/// How large it says that it is, in bytes.
+const TOTAL_LEN_BYTES: u64 = 1 << 40;
+
 /// What the file system can do.
 #[derive(Debug, Clone, Copy)]
 pub struct Abilities {
@@ -60,6 +63,8 @@ struct Guarded {
     fault: Option<Fault>,
     /// The last call that was made to fail.
     failed: Option<&'static str>,
+    /// What it says that is free, in bytes.
+    free_bytes: u64,
 }
 
 struct Shared {
@@ -118,6 +123,7 @@ impl CrashDisk {
                     dead: false,
                     fault: None,
                     failed: None,
+                    free_bytes: TOTAL_LEN_BYTES / 2,
                 }),
                 abilities,
                 gate: Gate::default(),
@@ -144,6 +150,11 @@ impl CrashDisk {
             at: guarded.calls + fault.at,
             ..fault
         });
+    }
+
+    /// Has it say that so much is free, in bytes.
+    pub fn set_free(&self, free_bytes: u64) {
+        self.shared.lock().free_bytes = free_bytes;
     }
 
     /// The name of the call that was made to fail; none where none was.
@@ -418,8 +429,8 @@ impl Disk for CrashDisk {
 
     fn room(&self) -> io::Result<Room> {
         Ok(Room {
-            total_bytes: 1 << 40,
-            free_bytes: 1 << 39,
+            total_bytes: TOTAL_LEN_BYTES,
+            free_bytes: self.shared.lock().free_bytes,
         })
     }
 }

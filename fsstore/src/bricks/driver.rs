@@ -16,22 +16,25 @@ use placement::layout::BrickId;
 use placement::replica::{
     Action, BrickSet, Event, GroupConfig, Life, OpId, Replica, Session, Stored, Terms, Time,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::healing::Touched;
-use super::kinds::{Change, Kept, Name};
+use super::kinds::Kept;
 use super::ledger::Ledger;
 use super::logger::{LogJob, Logged};
-use super::member::Member;
+use super::member::{Member, Spoiled};
 use super::shared::Shared;
-use crate::brick::Inner;
 use crate::brick::disk::Disk;
-use crate::error::{Result, StoreError};
+use crate::error::StoreError;
 
 mod applying;
 mod heal;
+mod input;
 mod members;
 mod requests;
+
+pub use input::{Ask, Decide, Decision, Input, Mark};
+pub use requests::UNDECIDED;
 
 /// How often what waits is looked after.
 const TICK: Duration = Duration::from_millis(200);
@@ -47,86 +50,19 @@ const RETAINED: u64 = 32;
 const BATCH: usize = 256;
 /// How long a request waits for a primary.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one is waited for that it has; then whoever asked is told that it is not known.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a copy that could not be made what it should be takes no part.
+const OUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 15_000 });
 /// Pages and files that are fetched at once for bricks that come into sync.
 const COPIES_AT_ONCE: usize = 8;
-
-/// What becomes of a request: the change, or none where there is nothing to do.
-pub type Decision = Result<Option<Change>>;
-/// Decides a request on the primary's brick; may be asked again.
-pub type Decide<D> = Arc<dyn Fn(&Arc<Inner<D>>) -> Decision + Send + Sync>;
-
-/// A request.
-pub struct Ask<D: Disk> {
-    /// The names it changes.
-    pub names: Vec<Name>,
-    /// Decides it.
-    pub decide: Decide<D>,
-    /// Whether that looks at files.
-    pub looks: bool,
-    /// Told what came of it.
-    pub answer: oneshot::Sender<Result<()>>,
-}
-
-/// What the thread is told.
-pub enum Input<D: Disk> {
-    Request {
-        op: OpId,
-        group: GroupId,
-        ask: Ask<D>,
-    },
-    Decided {
-        brick: BrickId,
-        group: GroupId,
-        op: OpId,
-        decision: Decision,
-    },
-    Logged {
-        brick: BrickId,
-        logged: Logged,
-    },
-    Applied {
-        brick: BrickId,
-        life: u64,
-        group: GroupId,
-        seq: u64,
-        result: Result<()>,
-    },
-    Ready {
-        brick: BrickId,
-        group: GroupId,
-        epoch: u64,
-    },
-    Configured(Vec<(GroupId, GroupConfig)>),
-    Synced {
-        brick: BrickId,
-        marks: Vec<(GroupId, u64, u64)>,
-        result: Result<()>,
-    },
-    Failed {
-        brick: BrickId,
-        error: StoreError,
-    },
-    Revived {
-        brick: BrickId,
-        stored: Vec<Stored<Kept>>,
-    },
-    /// What a healing step came to, to be told to a replica.
-    Tell {
-        brick: BrickId,
-        life: u64,
-        group: GroupId,
-        event: Box<Event<Kept>>,
-    },
-    Wanted(Vec<BrickSet>),
-    Stop,
-}
 
 /// A brick, as the driver sees it.
 pub(super) struct Seat<D: Disk> {
     pub member: Arc<Member<D>>,
     pub jobs: Sender<LogJob>,
     pub thread: Option<JoinHandle<()>>,
-    /// Its present life's number.
+    /// The number of the latest life of anything on it.
     pub life: u64,
     /// Applied since the last checkpoint: by group the last record.
     dirty: HashMap<u32, u64>,
@@ -158,6 +94,11 @@ impl<D: Disk> Seat<D> {
 /// One copy of a group.
 struct Copy {
     seat: usize,
+    life: u64,
+    /// What could not be done in its tree: nothing in its log may say that it has been.
+    spoiled: Spoiled,
+    /// Since when it takes no part because of that.
+    out_since: Option<Instant>,
     replica: Replica<Kept>,
     /// Records up to here were in its log when its life began: the tree may have them.
     old: u64,
@@ -194,6 +135,8 @@ struct Pending<D: Disk> {
     ask: Ask<D>,
     refusal: Option<StoreError>,
     since: Instant,
+    /// The seat it was given to.
+    asked: Option<usize>,
 }
 
 /// A comparison: its session, when its first page was read, up to where records were applied then.
@@ -306,6 +249,9 @@ impl<D: Disk> Driver<D> {
         group.copies.retain(|copy| copy.seat != seat);
         group.copies.push(Copy {
             seat,
+            life: life.number,
+            spoiled: Spoiled::default(),
+            out_since: None,
             replica,
             old,
             applied,
@@ -358,7 +304,9 @@ impl<D: Disk> Driver<D> {
 
     fn stop(mut self) {
         for (_, pending) in self.asks.drain() {
-            let _ = pending.ask.answer.send(Err(StoreError::Stopping));
+            if let Some(answer) = pending.ask.answer {
+                let _ = answer.send(Err(StoreError::Stopping));
+            }
         }
         for seat in &mut self.seats {
             let (gone, _) = std::sync::mpsc::channel();
@@ -399,7 +347,25 @@ impl<D: Disk> Driver<D> {
                 marks,
                 result,
             } => self.synced(brick, marks, result),
+            Input::Whole {
+                brick,
+                mark,
+                session,
+            } => self.whole(brick, mark, session),
             Input::Failed { brick, error } => self.failed(brick, &error),
+            Input::LogFailed { brick, error } => self.log_failed(brick, &error),
+            Input::Spoiled {
+                brick,
+                life,
+                group,
+                error,
+            } => {
+                if let Some(seat) = self.seat_of(brick)
+                    && self.has_life(group.0, seat, life)
+                {
+                    self.spoil(group.0, seat, &error);
+                }
+            }
             Input::Revived { brick, stored } => self.revived(brick, stored),
             Input::Tell {
                 brick,
@@ -408,7 +374,7 @@ impl<D: Disk> Driver<D> {
                 event,
             } => {
                 if let Some(seat) = self.seat_of(brick)
-                    && self.seats[seat].life == life
+                    && self.has_life(group.0, seat, life)
                 {
                     self.inbox.push_back((group.0, seat, *event));
                 }
@@ -464,13 +430,18 @@ impl<D: Disk> Driver<D> {
                 keep,
                 records,
             } => {
-                if let (Some(copy), Some(first)) = (self.copy(g, seat), records.first()) {
+                let Some(copy) = self.copy(g, seat) else {
+                    return;
+                };
+                if let Some(first) = records.first() {
                     copy.logging.push_back((ticket, first.at.seq));
                 }
+                let life = copy.life;
                 self.log(
                     seat,
                     LogJob::Persist {
                         group,
+                        life,
                         ticket,
                         keep,
                         records,
@@ -478,17 +449,20 @@ impl<D: Disk> Driver<D> {
                 );
             }
             Action::Rebase { ticket, base } => {
-                if let Some(copy) = self.copy(g, seat) {
-                    copy.rebases += 1;
-                    copy.rebased = Instant::now();
-                    copy.touched = Touched::default();
-                    copy.applied = base.seq;
-                    copy.old = u64::MAX;
-                }
+                let Some(copy) = self.copy(g, seat) else {
+                    return;
+                };
+                copy.rebases += 1;
+                copy.rebased = Instant::now();
+                copy.touched = Touched::default();
+                copy.applied = base.seq;
+                copy.old = u64::MAX;
+                let life = copy.life;
                 self.log(
                     seat,
                     LogJob::Rebase {
                         group,
+                        life,
                         ticket,
                         base,
                     },
@@ -515,6 +489,10 @@ impl<D: Disk> Driver<D> {
         copies.iter_mut().find(|copy| copy.seat == seat)
     }
 
+    fn has_life(&mut self, g: u32, seat: usize, life: u64) -> bool {
+        self.copy(g, seat).is_some_and(|copy| copy.life == life)
+    }
+
     fn log(&self, seat: usize, job: LogJob) {
         // A thread that is gone has said that its disk failed.
         let _ = self.seats[seat].jobs.send(job);
@@ -524,18 +502,25 @@ impl<D: Disk> Driver<D> {
         let Some(seat) = self.seat_of(brick) else {
             return;
         };
-        for (group, ticket) in logged.persisted {
+        for (group, life, ticket) in logged.persisted {
+            if !self.has_life(group.0, seat, life) {
+                continue;
+            }
             self.release(group.0, seat, ticket);
             self.inbox
                 .push_back((group.0, seat, Event::Persisted { ticket }));
         }
-        for (group, seq) in logged.kept {
-            self.inbox
-                .push_back((group.0, seat, Event::Checkpointed { seq }));
+        for (group, life, seq) in logged.kept {
+            if self.has_life(group.0, seat, life) {
+                self.inbox
+                    .push_back((group.0, seat, Event::Checkpointed { seq }));
+            }
         }
-        for (group, session) in logged.whole {
-            self.inbox
-                .push_back((group.0, seat, Event::Settled { session }));
+        for (group, life, session) in logged.whole {
+            if self.has_life(group.0, seat, life) {
+                self.inbox
+                    .push_back((group.0, seat, Event::Settled { session }));
+            }
         }
     }
 
@@ -563,6 +548,7 @@ impl<D: Disk> Driver<D> {
                 self.inbox.push_back((g, seat, Event::Tick));
             }
         }
+        self.begin_again();
         self.drain();
         self.give_up_late();
     }

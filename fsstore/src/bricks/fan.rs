@@ -298,6 +298,9 @@ fn take_small<D: Disk>(
 }
 
 fn write_small<D: Disk>(member: &Member<D>, block: &[Bytes]) -> Result<Arc<D::File>> {
+    let len_bytes: usize = block.iter().map(Bytes::len).sum();
+    // What is left is for the log, so that what is there can be removed.
+    require_room(&**member.inner.disk(), len_bytes as u64)?;
     let file = member.inner.unnamed()?;
     let mut at = 0;
     for piece in block {

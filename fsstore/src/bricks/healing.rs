@@ -10,7 +10,7 @@ use placement::group::{GroupId, Grouping};
 use placement::replica::OpId;
 
 use super::kinds::{BegunUpload, BucketFacts, Copied, Listed, Mark, Name, NewObject};
-use super::member::Member;
+use super::member::{CopyError, Copying, Member};
 use super::shared::{group_by, group_by_bucket};
 use crate::brick::attrs::Record;
 use crate::brick::commit::Turn;
@@ -239,13 +239,18 @@ pub async fn copy<D: Disk>(
     to: Arc<Member<D>>,
     name: Name,
     ops: impl Fn() -> OpId + Send + 'static,
-) -> Result<Option<Copied>> {
-    off_thread(move || match &name {
-        Name::Bucket(bucket) => Ok(facts_of(&from, bucket)?.map(Copied::Bucket)),
-        Name::Object(bucket, key) => copy_object(&from, &to, (bucket, key), ops()),
-        Name::Upload(bucket, key, id) => copy_upload(&from, &to, (bucket, key), id, ops),
-    })
-    .await
+) -> Copying<Option<Copied>> {
+    let copied = off_thread(move || {
+        Ok(match &name {
+            Name::Bucket(bucket) => match facts_of(&from, bucket) {
+                Ok(facts) => Ok(facts.map(Copied::Bucket)),
+                Err(error) => Err(CopyError::Source(error)),
+            },
+            Name::Object(bucket, key) => copy_object(&from, &to, (bucket, key), ops()),
+            Name::Upload(bucket, key, id) => copy_upload(&from, &to, (bucket, key), id, ops),
+        })
+    });
+    copied.await.map_err(CopyError::Source)?
 }
 
 fn copy_object<D: Disk>(
@@ -253,22 +258,20 @@ fn copy_object<D: Disk>(
     to: &Member<D>,
     (bucket, key): (&BucketName, &ObjectKey),
     op: OpId,
-) -> Result<Option<Copied>> {
+) -> Copying<Option<Copied>> {
     let at = Locator::new(bucket.clone(), key.clone());
-    let Some(looked) = from.inner.look_now(&at)? else {
+    let Some(looked) = from.inner.look_now(&at).map_err(CopyError::Source)? else {
         return Ok(None);
     };
     let stamp = looked.record.stamp;
     let file = match &looked.found.file {
         Some(file) => to.copy_here(file)?,
-        None => Arc::new(to.inner.unnamed()?),
+        None => Arc::new(to.inner.unnamed().map_err(CopyError::Target)?),
     };
-    let len_bytes = file
-        .facts()
-        .map_err(|e| StoreError::from_io("look at a fetched file", e))?
-        .len_bytes;
+    let fail = |e| CopyError::Target(StoreError::from_io("fetch a file", e));
+    let len_bytes = file.facts().map_err(fail)?.len_bytes;
     if len_bytes != looked.info.len_bytes {
-        return Err(StoreError::ChangedWhileRead);
+        return Err(CopyError::Source(StoreError::ChangedWhileRead));
     }
     let new = NewObject {
         len_bytes,
@@ -288,9 +291,9 @@ fn copy_object<D: Disk>(
         owner: &new.owner,
         stamp,
     };
-    to.inner.seal_as(&file, sealing)?;
-    file.sync()
-        .map_err(|e| StoreError::from_io("make a fetched file durable", e))?;
+    let sealed = to.inner.seal_as(&file, sealing);
+    sealed.map_err(CopyError::Target)?;
+    file.sync().map_err(fail)?;
     to.stage(op, file);
     Ok(Some(Copied::Object(Box::new(new), op)))
 }
@@ -301,11 +304,11 @@ fn copy_upload<D: Disk>(
     (bucket, key): (&BucketName, &ObjectKey),
     id: &UploadId,
     ops: impl Fn() -> OpId,
-) -> Result<Option<Copied>> {
+) -> Copying<Option<Copied>> {
     let at = Locator::new(bucket.clone(), key.clone());
     let upload = match from.inner.upload_now(&at, id) {
         Err(StoreError::NoSuchUpload) => return Ok(None),
-        other => other?,
+        other => other.map_err(CopyError::Source)?,
     };
     let begun = BegunUpload {
         begun_ns: upload.info.begun.0,
@@ -315,10 +318,11 @@ fn copy_upload<D: Disk>(
     };
     let mut parts: Vec<(PartInfo, OpId)> = Vec::new();
     for part in upload.parts_after(None, usize::MAX) {
-        let (source, at) = upload.open_part(from.inner.disk(), part.number)?;
+        let opened = upload.open_part(from.inner.disk(), part.number);
+        let (source, at) = opened.map_err(CopyError::Source)?;
         let file = to.copy_range_here(&source, at, part.len_bytes)?;
-        file.sync()
-            .map_err(|e| StoreError::from_io("make a fetched part durable", e))?;
+        let synced = file.sync();
+        synced.map_err(|e| CopyError::Target(StoreError::from_io("fetch a part", e)))?;
         let op = ops();
         to.stage(op, file);
         parts.push((part, op));

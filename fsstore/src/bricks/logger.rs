@@ -21,6 +21,8 @@ use crate::error::{Result, StoreError};
 const MAX_BATCH: usize = 512;
 /// Between two looks whether a failed disk is back.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// The same where it failed again soon after it was back, at most.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(300);
 const PROBE_LEN_BYTES: usize = 4096;
 
 /// Something to be written down.
@@ -28,6 +30,7 @@ pub enum LogJob {
     /// Records after `keep`, with the files staged for them.
     Persist {
         group: GroupId,
+        life: u64,
         ticket: u64,
         keep: u64,
         records: Vec<Arc<Record<Kept>>>,
@@ -35,30 +38,36 @@ pub enum LogJob {
     /// A log begun anew above `base`; the tree is not whole.
     Rebase {
         group: GroupId,
+        life: u64,
         ticket: u64,
         base: Position,
     },
     /// What may be forgotten.
     Trim { group: GroupId, base: Position },
-    /// What the tree has durably.
-    Kept(Vec<(GroupId, u64)>),
+    /// What the tree has durably: groups, lives of their copies, numbers.
+    Kept(Vec<(GroupId, u64, u64)>),
     /// The tree is whole, durably.
     Whole {
         group: GroupId,
+        life: u64,
         session: Session,
         seq: u64,
     },
+    /// The brick failed elsewhere: its disk is looked at now and then until it takes bytes.
+    Probe,
+    /// A brick that was back has a new life: what came before this was asked of the old one.
+    Began,
 }
 
 /// What became durable together.
 #[derive(Debug, Default)]
 pub struct Logged {
-    /// Tickets.
-    pub persisted: Vec<(GroupId, u64)>,
+    /// Tickets. As below, after the group the life of the copy that asked.
+    pub persisted: Vec<(GroupId, u64, u64)>,
     /// Checkpoints.
-    pub kept: Vec<(GroupId, u64)>,
+    pub kept: Vec<(GroupId, u64, u64)>,
     /// Trees that are whole.
-    pub whole: Vec<(GroupId, Session)>,
+    pub whole: Vec<(GroupId, u64, Session)>,
 }
 
 /// The members of a volume, as all its parts see them.
@@ -70,6 +79,9 @@ struct Logger<D: Disk> {
     log: ReplicaLog<D>,
     groups: u32,
     out: Sender<Input<D>>,
+    /// How long a failed disk is left alone, and when it last came back.
+    pause: Duration,
+    revived: Option<Instant>,
 }
 
 /// Starts a brick's thread; it ends when all senders are gone.
@@ -87,6 +99,8 @@ pub fn start<D: Disk>(
         log,
         groups,
         out,
+        pause: PROBE_INTERVAL,
+        revived: None,
     };
     let thread = std::thread::Builder::new()
         .name(format!("log {}", logger.member.id.0))
@@ -103,11 +117,15 @@ impl<D: Disk> Logger<D> {
             {
                 batch.push(job);
             }
+            let is_to_probe = batch.iter().any(|job| matches!(job, LogJob::Probe));
             match self.write(batch) {
                 Ok(logged) => {
                     let brick = self.member.id;
                     // Nobody listens where the volume is being closed.
                     let _ = self.out.send(Input::Logged { brick, logged });
+                    if is_to_probe && !self.wait_for_disk(queue) {
+                        return;
+                    }
                 }
                 Err(error) => {
                     self.tell_failed(error);
@@ -121,17 +139,18 @@ impl<D: Disk> Logger<D> {
 
     fn tell_failed(&self, error: StoreError) {
         let brick = self.member.id;
-        let _ = self.out.send(Input::Failed { brick, error });
+        let _ = self.out.send(Input::LogFailed { brick, error });
     }
 
     fn write(&mut self, batch: Vec<LogJob>) -> Result<Logged> {
         let mut logged = Logged::default();
         let (mut files, mut is_due) = (Vec::new(), false);
         for job in batch {
-            is_due |= !matches!(job, LogJob::Trim { .. });
+            is_due |= !matches!(job, LogJob::Trim { .. } | LogJob::Probe | LogJob::Began);
             match job {
                 LogJob::Persist {
                     group,
+                    life,
                     ticket,
                     keep,
                     records,
@@ -142,35 +161,43 @@ impl<D: Disk> Logger<D> {
                         files.extend(self.member.prepare(record, &members)?);
                     }
                     self.log.append(group, keep, &records)?;
-                    logged.persisted.push((group, ticket));
+                    logged.persisted.push((group, life, ticket));
                 }
                 LogJob::Rebase {
                     group,
+                    life,
                     ticket,
                     base,
                 } => {
                     self.log.rebase(group, base)?;
-                    logged.persisted.push((group, ticket));
+                    logged.persisted.push((group, life, ticket));
                 }
                 LogJob::Trim { group, base } => self.log.trim(group, base),
                 LogJob::Kept(upto) => {
-                    self.log.note_kept(&upto)?;
+                    let marks = upto.iter().map(|(group, _, seq)| (*group, *seq));
+                    self.log.note_kept(&marks.collect::<Vec<_>>())?;
                     logged.kept.extend(upto);
                 }
                 LogJob::Whole {
                     group,
+                    life,
                     session,
                     seq,
                 } => {
                     self.log.note_whole(group, seq)?;
-                    logged.whole.push((group, session));
+                    logged.whole.push((group, life, session));
                 }
+                LogJob::Probe | LogJob::Began => {}
             }
         }
         if is_due {
             self.log.write()?;
             self.sync(&files)?;
-            self.log.compact_if_long()?;
+            match self.log.compact_if_long() {
+                // It stays long until there is room; what was asked is durable.
+                Err(StoreError::NoSpace | StoreError::QuotaExceeded) => {}
+                other => other?,
+            }
         }
         Ok(logged)
     }
@@ -193,8 +220,14 @@ impl<D: Disk> Logger<D> {
     /// Waits until the disk takes bytes again, forgetting what it is asked meanwhile: whoever
     /// asked knows that it failed. False where the volume was closed.
     fn wait_for_disk(&mut self, queue: &Receiver<LogJob>) -> bool {
+        // One that fails again and again is left alone for longer each time.
+        let is_again = self.revived.is_some_and(|at| at.elapsed() < 4 * self.pause);
+        self.pause = match is_again {
+            true => (2 * self.pause).min(MAX_PROBE_INTERVAL),
+            false => PROBE_INTERVAL,
+        };
         loop {
-            let until = Instant::now() + PROBE_INTERVAL;
+            let until = Instant::now() + self.pause;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
                 match queue.recv_timeout(left) {
@@ -207,14 +240,19 @@ impl<D: Disk> Logger<D> {
                 tracing::debug!(brick = self.member.id.0, "the disk is not back: {e}");
                 continue;
             }
+            self.revived = Some(Instant::now());
             let groups = (0..self.groups).map(GroupId);
             let stored = groups.map(|group| self.log.stored(group)).collect();
             let brick = self.member.id;
             let _ = self.out.send(Input::Revived { brick, stored });
-            // What was asked of the life that is over; nothing is asked of the next before it
-            // has been told.
-            while queue.try_recv().is_ok() {}
-            return true;
+            // What was asked of the life that is over.
+            loop {
+                match queue.recv() {
+                    Ok(LogJob::Began) => return true,
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! One brick of a volume: its engine, the files staged on it, and how a logged change becomes
 //! files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,15 @@ use crate::volume::{BucketInfo, Durability, NewUpload};
 /// Read at once when a staged file is fetched from another brick, in bytes.
 const FETCH_STEP_LEN_BYTES: usize = 1 << 20;
 
+/// Records that could not be made in a copy's tree.
+pub(super) type Spoiled = Arc<Mutex<BTreeSet<u64>>>;
+
+/// Notes that a record could not be made, or a part of the tree not be replaced.
+pub(super) fn spoil(spoiled: &Spoiled, seq: u64) {
+    let mut spoiled = spoiled.lock().unwrap_or_else(PoisonError::into_inner);
+    spoiled.insert(seq);
+}
+
 /// See the module.
 pub struct Member<D: Disk> {
     /// Its number in the volume.
@@ -37,6 +46,18 @@ pub struct Member<D: Disk> {
     /// Its names, while others are compared with them.
     pub(super) census: tokio::sync::Mutex<Option<Census>>,
 }
+
+/// On which side a file could not be copied from a brick to another.
+#[derive(Debug)]
+pub(super) enum CopyError {
+    /// Where it is read.
+    Source(StoreError),
+    /// Where it is written.
+    Target(StoreError),
+}
+
+/// What came of copying.
+pub(super) type Copying<T> = std::result::Result<T, CopyError>;
 
 /// The name of a staged file.
 fn staged_name(op: OpId) -> String {
@@ -178,17 +199,22 @@ impl<D: Disk> Member<D> {
         let others = peers
             .iter()
             .filter(|peer| peer.id != self.id && !peer.has_failed());
+        let mut unread = None;
         for peer in others {
             let source = match peer.staged(record.op) {
                 Ok(Some(source)) => Some(source),
                 Ok(None) => peer.published(stamp_of(record.at), change).ok().flatten(),
                 Err(_) => None,
             };
-            if let Some(source) = source {
-                return self.copy_here(&*source).map(Some);
+            match source.map(|source| self.copy_here(&*source)) {
+                Some(Ok(file)) => return Ok(Some(file)),
+                Some(Err(CopyError::Target(error))) => return Err(error),
+                // Another may have it in one piece.
+                Some(Err(CopyError::Source(error))) => unread = Some(error),
+                None => {}
             }
         }
-        Ok(None)
+        unread.map_or(Ok(None), Err)
     }
 
     fn published(&self, stamp: Stamp, change: &Change) -> Result<Option<Arc<D::File>>> {
@@ -216,37 +242,41 @@ impl<D: Disk> Member<D> {
     }
 
     /// A copy of a file's bytes on this brick, without a name.
-    pub fn copy_here(&self, source: &D::File) -> Result<Arc<D::File>> {
-        let fail = |e| StoreError::from_io("fetch a staged file", e);
-        let file = self.inner.unnamed()?;
+    pub(super) fn copy_here(&self, source: &D::File) -> Copying<Arc<D::File>> {
+        let fail = |e| StoreError::from_io("fetch a file", e);
+        let file = self.inner.unnamed().map_err(CopyError::Target)?;
         let mut at = 0;
         loop {
-            let bytes = source.read_at(at, FETCH_STEP_LEN_BYTES).map_err(fail)?;
+            let bytes = source.read_at(at, FETCH_STEP_LEN_BYTES);
+            let bytes = bytes.map_err(|e| CopyError::Source(fail(e)))?;
             if bytes.is_empty() {
                 return Ok(Arc::new(file));
             }
-            file.write_at(at, &bytes).map_err(fail)?;
+            let written = file.write_at(at, &bytes);
+            written.map_err(|e| CopyError::Target(fail(e)))?;
             at += bytes.len() as u64;
         }
     }
 
     /// A copy of a range of a file's bytes on this brick, without a name.
-    pub fn copy_range_here(
+    pub(super) fn copy_range_here(
         &self,
         source: &D::File,
         mut from: u64,
         len_bytes: u64,
-    ) -> Result<Arc<D::File>> {
+    ) -> Copying<Arc<D::File>> {
         let fail = |e| StoreError::from_io("fetch a part", e);
-        let file = self.inner.unnamed()?;
+        let file = self.inner.unnamed().map_err(CopyError::Target)?;
         let (mut at, mut left) = (0, len_bytes);
         while left > 0 {
             let step = left.min(FETCH_STEP_LEN_BYTES as u64) as usize;
-            let bytes = source.read_at(from, step).map_err(fail)?;
+            let bytes = source.read_at(from, step);
+            let bytes = bytes.map_err(|e| CopyError::Source(fail(e)))?;
             if bytes.is_empty() {
-                return Err(StoreError::ChangedWhileRead);
+                return Err(CopyError::Source(StoreError::ChangedWhileRead));
             }
-            file.write_at(at, &bytes).map_err(fail)?;
+            let written = file.write_at(at, &bytes);
+            written.map_err(|e| CopyError::Target(fail(e)))?;
             let read = bytes.len() as u64;
             (from, at, left) = (from + read, at + read, left - read);
         }
@@ -289,13 +319,15 @@ impl<D: Disk> Member<D> {
     }
 
     /// Publishes a committed record, after those before it. `checks` where the tree may have it,
-    /// or later changes, already.
-    pub fn apply(
+    /// or later changes, already. What fails is noted in the turn, so that a checkpoint after it
+    /// knows.
+    pub(super) fn apply(
         self: &Arc<Self>,
         record: Arc<Record<Kept>>,
         checks: bool,
         is_partial: bool,
         peers: Vec<Arc<Self>>,
+        spoiled: &Spoiled,
     ) -> impl Future<Output = Result<()>> + Send + use<D> {
         let key = match record.body.as_ref().and_then(Option::as_deref) {
             Some(
@@ -305,7 +337,7 @@ impl<D: Disk> Member<D> {
             ) => Some((bucket.clone(), key.clone())),
             _ => None,
         };
-        let member = Arc::clone(self);
+        let (member, spoiled) = (Arc::clone(self), Arc::clone(spoiled));
         self.inner.in_turn(key, move |_, turn| {
             let Some(Some(change)) = &record.body else {
                 return Ok(());
@@ -322,7 +354,11 @@ impl<D: Disk> Member<D> {
                 checks,
                 peers: &peers,
             };
-            applying.change(turn, change)
+            let made = applying.change(turn, change);
+            if made.is_err() {
+                spoil(&spoiled, record.at.seq);
+            }
+            made
         })
     }
 

@@ -83,4 +83,6 @@ pub use serving::Bricks;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod tests;

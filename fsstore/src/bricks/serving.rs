@@ -106,7 +106,7 @@ impl<D: Disk> Bricks<D> {
             let all = Arc::clone(&members);
             let (jobs, thread) = start_logger(Arc::clone(&member), all, log, count, input.clone())
                 .map_err(|e| StoreError::from_io("start a logging thread", e))?;
-            seats.push(Seat::new(Arc::clone(&member), jobs, thread, term << 16));
+            seats.push(Seat::new(Arc::clone(&member), jobs, thread, term << 32));
             members
                 .write()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -204,22 +204,21 @@ impl<D: Disk> Shared<D> {
     where
         F: Future<Output = Result<T>>,
     {
+        let mut member = self.reader(group).await?;
+        let mut tried = Vec::new();
         loop {
-            let member = self.reader(group).await?;
-            match read(Arc::clone(&member)).await {
-                Err(error) if is_fault(&error) && self.has_other(group, member.id) => {
-                    self.report(member.id, error);
-                    // Until the driver has heard of it.
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
+            tried.push(member.id);
+            let error = match read(Arc::clone(&member)).await {
+                Err(error) if is_fault(&error) => error,
                 other => return other,
-            }
+            };
+            let mut others = self.in_sync(group).into_iter();
+            let Some(next) = others.find(|other| !tried.contains(&other.id)) else {
+                return Err(error);
+            };
+            self.report(member.id, error);
+            member = next;
         }
-    }
-
-    fn has_other(&self, group: GroupId, brick: BrickId) -> bool {
-        let mut others = self.in_sync(group).into_iter();
-        others.any(|member| member.id != brick)
     }
 
     /// Says that a brick's disk failed.
@@ -241,7 +240,7 @@ impl<D: Disk> Shared<D> {
             names,
             decide,
             looks,
-            answer,
+            answer: Some(answer),
         };
         let sent = self.input.send(Input::Request { op, group, ask });
         sent.map_err(|_| StoreError::Stopping)?;

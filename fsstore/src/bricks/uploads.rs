@@ -322,6 +322,13 @@ impl<D: Disk> Shared<D> {
                 Err(error) => failure = Some((member, error)),
             }
         }
+        // It could not fetch the whole either.
+        if let Some((_, error @ (StoreError::NoSpace | StoreError::QuotaExceeded))) = failure {
+            self.all_members()
+                .iter()
+                .for_each(|member| member.unstage(op));
+            return Err(error);
+        }
         match failure {
             Some((_, error)) if count == 0 => Err(error),
             Some((member, error)) if is_fault(&error) => {

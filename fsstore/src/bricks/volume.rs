@@ -8,6 +8,7 @@ use placement::group::GroupId;
 use placement::replica::OpId;
 
 use super::Bricks;
+use super::driver::UNDECIDED;
 use super::fan::Fan;
 use super::kinds::{BucketFacts, Change, Name, NewObject};
 use super::object::BricksObject;
@@ -124,7 +125,8 @@ impl<D: Disk> Shared<D> {
     ) -> Result<ObjectInfo> {
         let op = put.op;
         let result = self.put_staged(at, put, precondition).await;
-        if result.is_err() {
+        let is_open = matches!(result, Err(StoreError::Busy(UNDECIDED)));
+        if result.is_err() && !is_open {
             self.all_members()
                 .iter()
                 .for_each(|member| member.unstage(op));

@@ -1,16 +1,17 @@
 //! Committed changes on their way into the bricks' trees, and how far those are durable.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
-use placement::replica::{Action, OpId, Record};
+use placement::replica::{Action, OpId, Record, Session};
 
 use super::super::kinds::Kept;
 use super::super::logger::LogJob;
-use super::{CHECKPOINT_CHANGES, Copy, Driver, Input};
+use super::super::member::{Spoiled, spoil};
+use super::{CHECKPOINT_CHANGES, Copy, Driver, Input, Mark};
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
 
@@ -69,15 +70,20 @@ impl<D: Disk> Driver<D> {
             let mut touched = copy.touched.lock().unwrap_or_else(PoisonError::into_inner);
             touched.extend(record.effects.iter().map(|effect| effect.name.clone()));
         }
+        let (life, spoiled) = (copy.life, Arc::clone(&copy.spoiled));
         let peers = match checks {
             true => self.shared.all_members(),
             false => Vec::new(),
         };
-        let applied = member.apply(record, checks, is_partial, peers);
+        let applied = member.apply(record, checks, is_partial, peers, &spoiled);
         let (told, group) = (self.shared.input.clone(), GroupId(g));
-        let (brick, life) = (member.id, self.seats[seat].life);
+        let brick = member.id;
         self.shared.runtime.spawn(async move {
             let result = applied.await;
+            if result.is_err() {
+                // The turn may never have come to it.
+                spoil(&spoiled, seq);
+            }
             let _ = told.send(Input::Applied {
                 brick,
                 life,
@@ -95,12 +101,12 @@ impl<D: Disk> Driver<D> {
         seq: u64,
         result: Result<()>,
     ) {
-        let Some(seat) = self
-            .seat_of(brick)
-            .filter(|at| self.seats[*at].life == life)
-        else {
+        let Some(seat) = self.seat_of(brick) else {
             return;
         };
+        if !self.has_life(group.0, seat, life) {
+            return;
+        }
         let mut has_caught_up = false;
         if let Some(copy) = self.copy(group.0, seat) {
             let before = copy.applied;
@@ -115,9 +121,12 @@ impl<D: Disk> Driver<D> {
             self.publish_config(group.0);
         }
         if let Err(error) = result {
-            self.groups[group.0 as usize]
-                .failures
-                .push((seq, seat, error));
+            let of_group = &mut self.groups[group.0 as usize];
+            if of_group.config.in_sync.contains(brick) {
+                of_group.failures.push((seq, seat, error));
+            } else {
+                self.spoil(group.0, seat, &error);
+            }
         }
         self.settle(group.0);
         if self.seats[seat].changes >= CHECKPOINT_CHANGES {
@@ -134,7 +143,8 @@ impl<D: Disk> Driver<D> {
         }
         let members = |copy: &&Copy| {
             let member = &self.seats[copy.seat].member;
-            group.config.in_sync.contains(member.id) && !member.has_failed()
+            let is_well = copy.out_since.is_none() && !member.has_failed();
+            group.config.in_sync.contains(member.id) && is_well
         };
         let counted: Vec<(usize, u64)> = group
             .copies
@@ -169,6 +179,16 @@ impl<D: Disk> Driver<D> {
                 refused.insert(seq, error);
             }
         }
+        // Every copy lacks it alike: none is behind the others.
+        for copy in &self.groups[g as usize].copies {
+            let mut spoiled = lock(&copy.spoiled);
+            refused.keys().for_each(|seq| {
+                spoiled.remove(seq);
+            });
+        }
+        for (seat, error) in lost {
+            self.spoil(g, seat, &error);
+        }
         for (seq, op) in answered {
             let result = refused.remove(&seq).map_or(Ok(()), Err);
             self.finish(op, result);
@@ -179,9 +199,6 @@ impl<D: Disk> Driver<D> {
                 seq,
                 "a change could not be made anywhere: {error}"
             );
-        }
-        for (seat, error) in lost {
-            self.fail_seat(seat, &error);
         }
     }
 
@@ -196,15 +213,12 @@ impl<D: Disk> Driver<D> {
         let dirty = std::mem::take(&mut seat.dirty);
         let synced = seat.member.inner.checkpoint();
         let (told, brick) = (self.shared.input.clone(), seat.member.id);
-        let rebases = |g: u32| {
-            let copies = &self.groups[g as usize].copies;
-            let copy = copies.iter().find(|copy| copy.seat == at);
-            copy.map_or(0, |copy| copy.rebases)
+        let mark = |(g, seq): (u32, u64)| {
+            let mut copies = self.groups[g as usize].copies.iter();
+            let copy = copies.find(|copy| copy.seat == at)?;
+            Some((GroupId(g), copy.life, copy.rebases, seq))
         };
-        let marks = dirty.into_iter();
-        let marks = marks
-            .map(|(g, seq)| (GroupId(g), seq, rebases(g)))
-            .collect();
+        let marks = dirty.into_iter().filter_map(mark).collect();
         self.shared.runtime.spawn(async move {
             let result = synced.await;
             let _ = told.send(Input::Synced {
@@ -215,12 +229,7 @@ impl<D: Disk> Driver<D> {
         });
     }
 
-    pub(super) fn synced(
-        &mut self,
-        brick: BrickId,
-        marks: Vec<(GroupId, u64, u64)>,
-        result: Result<()>,
-    ) {
+    pub(super) fn synced(&mut self, brick: BrickId, marks: Vec<Mark>, result: Result<()>) {
         let Some(seat) = self.seat_of(brick) else {
             return;
         };
@@ -228,12 +237,13 @@ impl<D: Disk> Driver<D> {
         match result {
             Ok(()) => {
                 let mut kept = Vec::with_capacity(marks.len());
-                for (group, seq, rebases) in marks {
-                    // Not in a log that was begun anew since.
-                    if let Some(copy) = self.copy(group.0, seat)
-                        && copy.rebases == rebases
-                    {
-                        kept.push((group, seq));
+                for mark in marks {
+                    let (group, life, _, seq) = mark;
+                    if self.is_kept(seat, mark) {
+                        kept.push((group, life, seq));
+                    } else if self.has_life(group.0, seat, life) {
+                        let latest = self.seats[seat].dirty.entry(group.0).or_default();
+                        *latest = seq.max(*latest);
                     }
                 }
                 self.log(seat, LogJob::Kept(kept));
@@ -242,6 +252,35 @@ impl<D: Disk> Driver<D> {
             Err(error) => self.fail_seat(seat, &error),
         }
     }
+
+    /// Whether a tree that was synced is what a copy's log says: not where the log was begun anew
+    /// since, and not where something could not be done in the tree.
+    fn is_kept(&mut self, seat: usize, (group, life, rebases, _): Mark) -> bool {
+        self.copy(group.0, seat).is_some_and(|copy| {
+            let is_it = copy.life == life && copy.rebases == rebases;
+            is_it && lock(&copy.spoiled).is_empty()
+        })
+    }
+
+    /// A learner's tree is whole, and synced.
+    pub(super) fn whole(&mut self, brick: BrickId, mark: Mark, session: Session) {
+        let (group, life, _, seq) = mark;
+        if let Some(seat) = self.seat_of(brick)
+            && self.is_kept(seat, mark)
+        {
+            let job = LogJob::Whole {
+                group,
+                life,
+                session,
+                seq,
+            };
+            self.log(seat, job);
+        }
+    }
+}
+
+fn lock(spoiled: &Spoiled) -> MutexGuard<'_, BTreeSet<u64>> {
+    spoiled.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Copy {

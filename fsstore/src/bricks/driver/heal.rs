@@ -13,8 +13,7 @@ use placement::replica::{Action, Event, Message, Payload, Position, Session, Sto
 
 use super::super::healing;
 use super::super::kinds::{Kept, Name};
-use super::super::logger::LogJob;
-use super::super::member::Member;
+use super::super::member::{CopyError, Copying, Member, spoil};
 use super::super::shared::is_fault;
 use super::{Driver, Input};
 use crate::brick::disk::Disk;
@@ -55,13 +54,19 @@ impl<D: Disk> Driver<D> {
                     return;
                 };
                 let (since, touched) = (copy.rebased, Arc::clone(&copy.touched));
+                let spoiled = Arc::clone(&copy.spoiled);
                 let reached = member.inner.in_turn(None, |_, _| Ok(()));
                 self.then_tell(g, seat, async move {
                     reached.await?;
                     let own = healing::names_of(&member, grouping, GroupId(g), since).await?;
                     let comparing = Arc::clone(&member);
                     let compared = member.inner.in_turn(None, move |_, turn| {
-                        healing::compare(&comparing, turn, &own, &page, &keep, &touched)
+                        let compared =
+                            healing::compare(&comparing, turn, &own, &page, &keep, &touched);
+                        if compared.is_err() {
+                            spoil(&spoiled, u64::MAX);
+                        }
+                        compared
                     });
                     let wants = compared.await?;
                     Ok(Event::Compared { session, wants })
@@ -69,32 +74,53 @@ impl<D: Disk> Driver<D> {
             }
             Action::Replace { name, copy } => {
                 let member = self.member(seat);
-                let replaced = member.inner.in_turn(None, {
-                    let member = Arc::clone(&member);
-                    move |_, turn| healing::replace(&member, turn, &name, copy.as_deref())
+                let Some(found) = self.copy(g, seat) else {
+                    return;
+                };
+                let (life, spoiled) = (found.life, Arc::clone(&found.spoiled));
+                let (brick, group) = (member.id, GroupId(g));
+                let replacing = Arc::clone(&member);
+                let replaced = member.inner.in_turn(None, move |_, turn| {
+                    let replaced = healing::replace(&replacing, turn, &name, copy.as_deref());
+                    if replaced.is_err() {
+                        spoil(&spoiled, u64::MAX);
+                    }
+                    replaced
                 });
-                let (told, brick) = (self.shared.input.clone(), member.id);
+                let told = self.shared.input.clone();
                 self.shared.runtime.spawn(async move {
                     if let Err(error) = replaced.await {
-                        let _ = told.send(Input::Failed { brick, error });
+                        let _ = told.send(Input::Spoiled {
+                            brick,
+                            life,
+                            group,
+                            error,
+                        });
                     }
                 });
             }
             Action::Settle { session, seq } => {
                 let synced = self.seats[seat].member.inner.checkpoint();
-                let (jobs, group) = (self.seats[seat].jobs.clone(), GroupId(g));
+                let Some(copy) = self.copy(g, seat) else {
+                    return;
+                };
+                let mark = (GroupId(g), copy.life, copy.rebases, seq);
                 let (told, brick) = (self.shared.input.clone(), self.seats[seat].member.id);
                 self.shared.runtime.spawn(async move {
                     match synced.await {
                         Ok(()) => {
-                            let _ = jobs.send(LogJob::Whole {
-                                group,
+                            let _ = told.send(Input::Whole {
+                                brick,
+                                mark,
                                 session,
-                                seq,
                             });
                         }
                         Err(error) => {
-                            let _ = told.send(Input::Failed { brick, error });
+                            let _ = told.send(Input::Synced {
+                                brick,
+                                marks: Vec::new(),
+                                result: Err(error),
+                            });
                         }
                     }
                 });
@@ -108,15 +134,18 @@ impl<D: Disk> Driver<D> {
         Arc::clone(&self.seats[seat].member)
     }
 
-    /// Tells a replica what came of a step; a disk that failed takes its brick out.
+    /// Tells a replica what came of a step; where it failed, the copy begins again later.
     fn then_tell(
-        &self,
+        &mut self,
         g: u32,
         seat: usize,
         step: impl Future<Output = Result<Event<Kept>, StoreError>> + Send + 'static,
     ) {
         let (told, group) = (self.shared.input.clone(), GroupId(g));
-        let (brick, life) = (self.seats[seat].member.id, self.seats[seat].life);
+        let brick = self.seats[seat].member.id;
+        let Some(life) = self.copy(g, seat).map(|copy| copy.life) else {
+            return;
+        };
         self.shared.runtime.spawn(async move {
             let input = match step.await {
                 Ok(event) => Input::Tell {
@@ -125,7 +154,12 @@ impl<D: Disk> Driver<D> {
                     group,
                     event: Box::new(event),
                 },
-                Err(error) => Input::Failed { brick, error },
+                Err(error) => Input::Spoiled {
+                    brick,
+                    life,
+                    group,
+                    error,
+                },
             };
             let _ = told.send(input);
         });
@@ -133,27 +167,38 @@ impl<D: Disk> Driver<D> {
 
     /// Sends a payload from one replica to another, once it was made.
     fn then_send(
-        &self,
+        &mut self,
         g: u32,
         (from, to): (usize, BrickId),
-        made: impl Future<Output = Result<Payload<Kept>, StoreError>> + Send + 'static,
+        made: impl Future<Output = Copying<Payload<Kept>>> + Send + 'static,
     ) {
         let Some(target) = self.seat_of(to) else {
             return;
         };
+        let Some(life) = self.copy(g, target).map(|copy| copy.life) else {
+            return;
+        };
         let config = self.groups[g as usize].config;
         let (told, group) = (self.shared.input.clone(), GroupId(g));
-        let life = self.seats[target].life;
         let from = self.seats[from].member.id;
         self.shared.runtime.spawn(async move {
             let payload = match made.await {
                 Ok(payload) => payload,
-                Err(error) if is_fault(&error) => {
+                Err(CopyError::Source(error)) if is_fault(&error) => {
                     let _ = told.send(Input::Failed { brick: from, error });
                     return;
                 }
+                Err(CopyError::Target(error)) => {
+                    let _ = told.send(Input::Spoiled {
+                        brick: to,
+                        life,
+                        group,
+                        error,
+                    });
+                    return;
+                }
                 // The learner asks again.
-                Err(error) => {
+                Err(CopyError::Source(error)) => {
                     tracing::warn!(brick = from.0, "a file could not be handed over: {error}");
                     return;
                 }
@@ -188,10 +233,11 @@ impl<D: Disk> Driver<D> {
         // After all that was committed before is published.
         let reached = member.inner.in_turn(None, |_, _| Ok(()));
         let page = async move {
-            reached.await?;
+            reached.await.map_err(CopyError::Source)?;
             let begun = *begun.get_or_init(Instant::now);
             let _permit = pace.acquire_owned().await;
-            let page = healing::page(member, grouping, GroupId(g), after, begun).await?;
+            let page = healing::page(member, grouping, GroupId(g), after, begun);
+            let page = page.await.map_err(CopyError::Source)?;
             let upto = page.upto.clone();
             Ok(Payload::Page {
                 session,
@@ -204,7 +250,7 @@ impl<D: Disk> Driver<D> {
     }
 
     fn send_copy(
-        &self,
+        &mut self,
         g: u32,
         seat: usize,
         to: BrickId,
@@ -219,7 +265,7 @@ impl<D: Disk> Driver<D> {
         // After all that was committed before is published.
         let reached = member.inner.in_turn(None, |_, _| Ok(()));
         let copy = async move {
-            reached.await?;
+            reached.await.map_err(CopyError::Source)?;
             let _permit = pace.acquire_owned().await;
             let copy = healing::copy(member, target, name.clone(), move || shared.new_op());
             let copy = copy.await?;

@@ -1,13 +1,16 @@
 //! Who holds a group, and bricks that come and go.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
 use placement::replica::{BrickSet, Event, GroupConfig, Stored};
 
 use super::super::kinds::Kept;
-use super::{Copy, Driver, Input, heal};
+use super::super::logger::LogJob;
+use super::super::member::spoil;
+use super::{Copy, Driver, Input, OUT, heal};
 use crate::brick::disk::Disk;
 use crate::error::StoreError;
 
@@ -18,7 +21,8 @@ impl<D: Disk> Driver<D> {
         let is_here = |brick: BrickId| {
             group.copies.iter().any(|copy| {
                 let member = &self.seats[copy.seat].member;
-                member.id == brick && !member.has_failed()
+                let is_well = copy.out_since.is_none() && !member.has_failed();
+                member.id == brick && is_well
             })
         };
         for brick in group.config.in_sync.iter().filter(|brick| !is_here(*brick)) {
@@ -71,7 +75,8 @@ impl<D: Disk> Driver<D> {
         let primary = self.seat_of(config.primary);
         let is_readable = |copy: &&Copy| {
             let brick = self.seats[copy.seat].member.id;
-            config.in_sync.contains(brick) && copy.applied >= copy.readable_from
+            let is_well = copy.out_since.is_none() && copy.applied >= copy.readable_from;
+            config.in_sync.contains(brick) && is_well
         };
         let readable = group.copies.iter().filter(is_readable);
         let readable = readable.map(|copy| copy.seat);
@@ -100,24 +105,136 @@ impl<D: Disk> Driver<D> {
     }
 
     pub(super) fn ready(&mut self, brick: BrickId, group: GroupId, epoch: u64) {
-        let config = &self.groups[group.0 as usize].config;
+        let config = self.groups[group.0 as usize].config;
         if config.primary == brick
             && config.epoch >= epoch
             && let Some(seat) = self.seat_of(brick)
             && !self.seats[seat].member.has_failed()
+            && self
+                .copy(group.0, seat)
+                .is_some_and(|copy| copy.out_since.is_none())
         {
             self.shared.set_reader(group.0, Some(seat));
         }
     }
 
+    /// Something on a brick could not be read or written. Where it has the last copy of anything
+    /// it stays: most of it may be well, and whether it can be written its log tells.
     pub(super) fn failed(&mut self, brick: BrickId, error: &StoreError) {
-        if let Some(seat) = self.seat_of(brick) {
+        let Some(seat) = self.seat_of(brick) else {
+            return;
+        };
+        if self.holds_last(seat) {
+            tracing::warn!(
+                brick = brick.0,
+                "a brick failed, and stays since it has the last copy of something: {error}"
+            );
+        } else {
             self.fail_seat(seat, error);
         }
     }
 
-    /// A brick is of no use: every group goes on without it.
+    pub(super) fn log_failed(&mut self, brick: BrickId, error: &StoreError) {
+        if let Some(seat) = self.seat_of(brick) {
+            self.take_out(seat, error);
+        }
+    }
+
+    /// Whether nobody else has all of some group.
+    pub(super) fn holds_last(&self, seat: usize) -> bool {
+        let brick = self.seats[seat].member.id;
+        self.groups.iter().any(|group| {
+            let is_other = |copy: &Copy| {
+                let member = &self.seats[copy.seat].member;
+                let is_well = copy.out_since.is_none() && !member.has_failed();
+                copy.seat != seat && is_well && group.config.in_sync.contains(member.id)
+            };
+            group.config.in_sync.contains(brick) && !group.copies.iter().any(is_other)
+        })
+    }
+
+    /// A copy is not what it should be: its group goes on without it, and it begins again later.
+    pub(super) fn spoil(&mut self, g: u32, seat: usize, error: &StoreError) {
+        let brick = self.seats[seat].member.id;
+        let Some(copy) = self.copy(g, seat) else {
+            return;
+        };
+        if copy.out_since.replace(Instant::now()).is_some() {
+            return;
+        }
+        spoil(&copy.spoiled, u64::MAX);
+        tracing::error!(
+            group = g,
+            brick = brick.0,
+            "a copy is not complete, and is made again: {error}"
+        );
+        self.tell_out(g, seat);
+        self.publish_config(g);
+    }
+
+    fn tell_out(&mut self, g: u32, seat: usize) {
+        if self.shared.reader_seat(g) == Some(seat) {
+            self.shared.set_reader(g, None);
+        }
+        let brick = self.seats[seat].member.id;
+        for copy in &self.groups[g as usize].copies {
+            let event = match copy.seat == seat {
+                true => Event::DiskFailed,
+                false => Event::PeerFailed { brick },
+            };
+            self.inbox.push_back((g, copy.seat, event));
+        }
+    }
+
+    /// Begins copies again that could not be made what they should be.
+    pub(super) fn begin_again(&mut self) {
+        for g in 0..self.groups.len() as u32 {
+            let group = &self.groups[g as usize];
+            let is_over = |copy: &&Copy| copy.out_since.is_some_and(|since| since.elapsed() > OUT);
+            let over: Vec<usize> = group
+                .copies
+                .iter()
+                .filter(is_over)
+                .map(|c| c.seat)
+                .collect();
+            let (config, wanted) = (group.config, group.wanted);
+            for seat in over {
+                let member = Arc::clone(&self.seats[seat].member);
+                if member.has_failed() {
+                    continue;
+                }
+                if config.in_sync.contains(member.id) {
+                    // It has not been let go: it begins again by its log.
+                    if !self.holds_last(seat) {
+                        self.fail_seat(seat, &StoreError::Busy("a copy that is not complete"));
+                    }
+                    continue;
+                }
+                self.drop_copy(g, seat);
+                if wanted.is_none_or(|wanted| wanted.contains(member.id)) {
+                    self.seats[seat].life += 1;
+                    self.begin(g, seat, heal::nothing());
+                }
+            }
+        }
+    }
+
+    fn drop_copy(&mut self, g: u32, seat: usize) {
+        self.park_asked(g, seat);
+        let group = &mut self.groups[g as usize];
+        group.copies.retain(|copy| copy.seat != seat);
+        group.failures.retain(|(_, failed, _)| *failed != seat);
+    }
+
+    /// A brick is of no use: every group goes on without it, until its disk was looked at.
     pub(super) fn fail_seat(&mut self, seat: usize, error: &StoreError) {
+        if !self.seats[seat].member.has_failed() {
+            self.take_out(seat, error);
+            self.log(seat, LogJob::Probe);
+        }
+    }
+
+    fn take_out(&mut self, seat: usize, error: &StoreError) {
         let member = Arc::clone(&self.seats[seat].member);
         if member.has_failed() {
             return;
@@ -130,38 +247,32 @@ impl<D: Disk> Driver<D> {
         let brick = member.id;
         self.ledger.forsake(brick);
         for g in 0..self.groups.len() as u32 {
-            if self.shared.reader_seat(g) == Some(seat) {
-                self.shared.set_reader(g, None);
-            }
-            for copy in &self.groups[g as usize].copies {
-                let event = match copy.seat == seat {
-                    true => Event::DiskFailed,
-                    false => Event::PeerFailed { brick },
-                };
-                self.inbox.push_back((g, copy.seat, event));
-            }
+            self.tell_out(g, seat);
         }
         for g in 0..self.groups.len() as u32 {
             self.settle(g);
         }
     }
 
-    /// A brick's disk takes bytes again: a new life of everything on it.
+    /// A brick's disk takes bytes again: a new life of everything on it. Where it was let go
+    /// meanwhile it is compared whole, now or when it is wanted again.
     pub(super) fn revived(&mut self, brick: BrickId, stored: Vec<Stored<Kept>>) {
         let Some(seat) = self.seat_of(brick) else {
             return;
         };
         tracing::warn!(brick = brick.0, "a brick is back, and catches up");
+        self.log(seat, LogJob::Began);
         self.seats[seat].life += 1;
         self.seats[seat].dirty.clear();
         self.seats[seat].is_checkpointing = false;
         self.seats[seat].member.set_failed(false);
         for (g, stored) in (0..).zip(stored) {
+            self.drop_copy(g, seat);
             let group = &self.groups[g as usize];
-            let is_of_it = group.config.in_sync.contains(brick)
-                || group.wanted.is_some_and(|wanted| wanted.contains(brick));
-            if is_of_it {
+            if group.config.in_sync.contains(brick) {
                 self.begin(g, seat, stored);
+            } else if group.wanted.is_some_and(|wanted| wanted.contains(brick)) {
+                self.begin(g, seat, heal::nothing());
             }
         }
     }

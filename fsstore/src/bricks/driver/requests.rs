@@ -8,9 +8,12 @@ use placement::layout::BrickId;
 use placement::replica::{Event, OpId, Outcome, Verdict};
 
 use super::super::kinds::Kept;
-use super::{Ask, Decision, Driver, Input, PATIENCE, Pending};
+use super::{Ask, DEADLINE, Decision, Driver, Input, PATIENCE, Pending};
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
+
+/// What whoever asked is told at the deadline.
+pub const UNDECIDED: &str = "the bricks of its group; the change may still be made";
 
 impl<D: Disk> Driver<D> {
     pub(super) fn request(&mut self, op: OpId, group: GroupId, ask: Ask<D>) {
@@ -21,6 +24,7 @@ impl<D: Disk> Driver<D> {
                 ask,
                 refusal: None,
                 since: Instant::now(),
+                asked: None,
             },
         );
         self.ask_primary(op);
@@ -28,12 +32,17 @@ impl<D: Disk> Driver<D> {
 
     /// Gives a request to the primary; where there is none it waits for one.
     pub(super) fn ask_primary(&mut self, op: OpId) {
-        let Some(pending) = self.asks.get(&op) else {
+        let Some(g) = self.asks.get(&op).map(|pending| pending.group.0) else {
             return;
         };
-        let g = pending.group.0;
         let primary = self.groups[g as usize].config.primary;
-        match self.seat_of(primary) {
+        let seat = self.seat_of(primary);
+        let seat = seat.filter(|seat| self.copy(g, *seat).is_some());
+        let Some(pending) = self.asks.get_mut(&op) else {
+            return;
+        };
+        pending.asked = seat;
+        match seat {
             Some(seat) => {
                 let names = pending.ask.names.clone();
                 let body = None;
@@ -82,7 +91,7 @@ impl<D: Disk> Driver<D> {
         match decision {
             // It says nothing of what stands there.
             Err(error @ (StoreError::Io { .. } | StoreError::ReadOnly))
-                if self.has_other(group) =>
+                if !self.holds_last(seat) =>
             {
                 self.fail_seat(seat, &error);
                 return;
@@ -98,10 +107,6 @@ impl<D: Disk> Driver<D> {
             .push_back((group.0, seat, Event::Decided { op, verdict }));
     }
 
-    fn has_other(&self, group: GroupId) -> bool {
-        self.groups[group.0 as usize].config.in_sync.len() > 1
-    }
-
     pub(super) fn answer(&mut self, g: u32, op: OpId, outcome: Outcome) {
         if self.asks.contains_key(&op) {
             self.outcome(g, op, outcome);
@@ -115,12 +120,36 @@ impl<D: Disk> Driver<D> {
         }
         if let Some(pending) = self.asks.remove(&op) {
             // Nobody waits where the request was dropped; what was done stands all the same.
-            let _ = pending.ask.answer.send(result);
+            if let Some(answer) = pending.ask.answer {
+                let _ = answer.send(result);
+            }
         }
     }
 
-    /// Ends requests that waited too long for a primary.
+    /// A copy ended that had been asked: nobody else is going to answer what is not done.
+    pub(super) fn park_asked(&mut self, g: u32, seat: usize) {
+        let group = &mut self.groups[g as usize];
+        for (op, pending) in &mut self.asks {
+            let is_done = group.done.iter().any(|(_, done)| done == op);
+            if pending.group.0 == g && pending.asked == Some(seat) && !is_done {
+                pending.asked = None;
+                if !group.parked.contains(op) {
+                    group.parked.push(*op);
+                }
+            }
+        }
+    }
+
+    /// Ends requests that waited too long for a primary, and tells those who wait too long for
+    /// what one has taken.
     pub(super) fn give_up_late(&mut self) {
+        for pending in self.asks.values_mut() {
+            if pending.since.elapsed() >= DEADLINE
+                && let Some(answer) = pending.ask.answer.take()
+            {
+                let _ = answer.send(Err(StoreError::Busy(UNDECIDED)));
+            }
+        }
         for g in 0..self.groups.len() {
             let parked = std::mem::take(&mut self.groups[g].parked);
             for op in parked {
@@ -152,6 +181,9 @@ impl<D: Disk> Driver<D> {
             Outcome::TooFew { .. } => self.finish(op, Err(StoreError::Busy("too few bricks"))),
             // The next primary does it, or has done it and says so.
             Outcome::NotPrimary { .. } | Outcome::Unknown => {
+                if let Some(pending) = self.asks.get_mut(&op) {
+                    pending.asked = None;
+                }
                 self.groups[g as usize].parked.push(op);
             }
         }

@@ -1,0 +1,107 @@
+//! What the driver is told.
+
+use std::sync::Arc;
+
+use placement::group::GroupId;
+use placement::layout::BrickId;
+use placement::replica::{BrickSet, Event, GroupConfig, OpId, Session, Stored};
+use tokio::sync::oneshot;
+
+use super::super::kinds::{Change, Kept, Name};
+use super::super::logger::Logged;
+use crate::brick::Inner;
+use crate::brick::disk::Disk;
+use crate::error::{Result, StoreError};
+
+/// How far a copy's tree is: its group, its life, how often its log was begun anew, its last record.
+pub type Mark = (GroupId, u64, u64, u64);
+
+/// What becomes of a request: the change, or none where there is nothing to do.
+pub type Decision = Result<Option<Change>>;
+/// Decides a request on the primary's brick; may be asked again.
+pub type Decide<D> = Arc<dyn Fn(&Arc<Inner<D>>) -> Decision + Send + Sync>;
+
+/// A request.
+pub struct Ask<D: Disk> {
+    /// The names it changes.
+    pub names: Vec<Name>,
+    /// Decides it.
+    pub decide: Decide<D>,
+    /// Whether that looks at files.
+    pub looks: bool,
+    /// Told what came of it; none once that was told.
+    pub answer: Option<oneshot::Sender<Result<()>>>,
+}
+
+/// What the thread is told.
+pub enum Input<D: Disk> {
+    Request {
+        op: OpId,
+        group: GroupId,
+        ask: Ask<D>,
+    },
+    Decided {
+        brick: BrickId,
+        group: GroupId,
+        op: OpId,
+        decision: Decision,
+    },
+    Logged {
+        brick: BrickId,
+        logged: Logged,
+    },
+    Applied {
+        brick: BrickId,
+        life: u64,
+        group: GroupId,
+        seq: u64,
+        result: Result<()>,
+    },
+    Ready {
+        brick: BrickId,
+        group: GroupId,
+        epoch: u64,
+    },
+    Configured(Vec<(GroupId, GroupConfig)>),
+    Synced {
+        brick: BrickId,
+        marks: Vec<Mark>,
+        result: Result<()>,
+    },
+    /// A learner's tree was synced with all that it fetched.
+    Whole {
+        brick: BrickId,
+        mark: Mark,
+        session: Session,
+    },
+    /// Something on a brick could not be read or written: others may be better.
+    Failed {
+        brick: BrickId,
+        error: StoreError,
+    },
+    /// A brick can log nothing.
+    LogFailed {
+        brick: BrickId,
+        error: StoreError,
+    },
+    /// A copy could not be made what it should be.
+    Spoiled {
+        brick: BrickId,
+        life: u64,
+        group: GroupId,
+        error: StoreError,
+    },
+    Revived {
+        brick: BrickId,
+        stored: Vec<Stored<Kept>>,
+    },
+    /// What a healing step came to, to be told to a replica.
+    Tell {
+        brick: BrickId,
+        life: u64,
+        group: GroupId,
+        event: Box<Event<Kept>>,
+    },
+    Wanted(Vec<BrickSet>),
+    Stop,
+}
