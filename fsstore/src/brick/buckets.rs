@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commit::Turn;
 use super::disk::{Disk, DiskFile, FileKind};
-use super::tree::{Tree, failed, is_absent};
+use super::tree::{Tree, absent_is_none, failed, is_absent};
 use crate::by_bucket::ByBucket;
 use crate::error::{Result, StoreError};
 use crate::name::BucketName;
@@ -452,13 +452,20 @@ fn names_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<Vec<String>> {
 
 pub(crate) fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {
     let fail = failed("remove escaped keys");
-    for name in names_in(disk, dir)? {
-        if let Ok(below) = disk.open_dir(dir, &name) {
-            remove_all_in(disk, &below)?;
-            disk.remove_dir(dir, &name).map_err(&fail)?;
-        } else {
-            disk.unlink(dir, &name).map_err(&fail)?;
-        }
+    let names = match names_in(disk, dir) {
+        // On a tree that others serve too, someone else may have been first.
+        Err(StoreError::Io { source, .. }) if is_absent(&source) => return Ok(()),
+        names => names?,
+    };
+    for name in names {
+        let removed = match disk.open_dir(dir, &name) {
+            Ok(below) => {
+                remove_all_in(disk, &below)?;
+                disk.remove_dir(dir, &name)
+            }
+            Err(_) => disk.unlink(dir, &name),
+        };
+        absent_is_none(removed).map_err(&fail)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! Whatever two holders at once would do is done twice and harms nothing: the lease saves work.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -386,6 +387,8 @@ fn remove_tree(disk: &SharedDisk, parent: &Dir, name: &str) -> Result<()> {
     };
     crate::brick::buckets::remove_all_in(disk, &dir)?;
     match disk.remove_dir(parent, name) {
+        // Its gateway was only asleep, and stages again: the next round looks at it anew.
+        Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         Err(e) if !is_absent(&e) => Err(fail(e)),
         _ => Ok(()),
     }
