@@ -322,33 +322,8 @@ impl Buckets {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<BucketInfo>> {
-        let mut names = BTreeSet::new();
-        tree.disk
-            .read_dir(&tree.root, &mut |entry| {
-                let is_dir = matches!(entry.kind, None | Some(FileKind::Dir));
-                let wanted = entry.name.starts_with(prefix)
-                    && after.is_none_or(|after| entry.name.as_str() > after);
-                if is_dir
-                    && wanted
-                    && let Ok(name) = BucketName::parse(&entry.name)
-                {
-                    names.insert(name);
-                    if names.len() > limit {
-                        names.pop_last();
-                    }
-                }
-                true
-            })
-            .map_err(failed("list buckets"))?;
-        let mut buckets = Vec::with_capacity(names.len());
-        for name in &names {
-            match self.load(tree, name) {
-                Ok(info) => buckets.push((*info).clone()),
-                Err(StoreError::NoSuchBucket) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(buckets)
+        let load = |name: &BucketName| self.load(tree, name).map(|info| (*info).clone());
+        page(tree, prefix, after, limit, load)
     }
 }
 
@@ -448,6 +423,44 @@ fn names_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<Vec<String>> {
     })
     .map_err(failed("read a directory that is to go"))?;
     Ok(names)
+}
+
+/// Buckets by name after `after`, at most `limit`, each as `load` knows it; one that it does not find
+/// went meanwhile.
+pub(crate) fn page<D: Disk>(
+    tree: &Tree<D>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+    load: impl Fn(&BucketName) -> Result<BucketInfo>,
+) -> Result<Vec<BucketInfo>> {
+    let mut names = BTreeSet::new();
+    tree.disk
+        .read_dir(&tree.root, &mut |entry| {
+            let is_dir = matches!(entry.kind, None | Some(FileKind::Dir));
+            let is_wanted = entry.name.starts_with(prefix)
+                && after.is_none_or(|after| entry.name.as_str() > after);
+            if is_dir
+                && is_wanted
+                && let Ok(name) = BucketName::parse(&entry.name)
+            {
+                names.insert(name);
+                if names.len() > limit {
+                    names.pop_last();
+                }
+            }
+            true
+        })
+        .map_err(failed("list buckets"))?;
+    let mut buckets = Vec::with_capacity(names.len());
+    for name in &names {
+        match load(name) {
+            Ok(info) => buckets.push(info),
+            Err(StoreError::NoSuchBucket) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(buckets)
 }
 
 pub(crate) fn remove_all_in<D: Disk>(disk: &D, dir: &D::Dir) -> Result<()> {

@@ -11,7 +11,7 @@ use super::claim::Claim;
 use super::disk::{Dir, SharedDisk, is_gone, kind_at};
 use super::{Inner, claim_of_bucket};
 use crate::brick::buckets::{
-    BucketRecord, MAX_RECORD_LEN_BYTES, RECORD_VERSION, holds_anything, read_record,
+    BucketRecord, MAX_RECORD_LEN_BYTES, RECORD_VERSION, holds_anything, page, read_record,
 };
 use crate::brick::disk::{Disk, FileFacts, FileKind};
 use crate::brick::sink::off_thread;
@@ -378,34 +378,8 @@ impl Inner {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<BucketInfo>> {
-        let mut names = std::collections::BTreeSet::new();
-        self.tree
-            .disk
-            .read_dir(&self.tree.root, &mut |entry| {
-                let is_dir = matches!(entry.kind, None | Some(FileKind::Dir));
-                let is_wanted = entry.name.starts_with(prefix)
-                    && after.is_none_or(|after| entry.name.as_str() > after);
-                if is_dir
-                    && is_wanted
-                    && let Ok(name) = BucketName::parse(&entry.name)
-                {
-                    names.insert(name);
-                    if names.len() > limit {
-                        names.pop_last();
-                    }
-                }
-                true
-            })
-            .map_err(failed("list buckets"))?;
-        let mut buckets = Vec::with_capacity(names.len());
-        for name in &names {
-            match self.buckets.load(&self.tree, name) {
-                Ok(info) => buckets.push(info),
-                Err(StoreError::NoSuchBucket) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(buckets)
+        let load = |name: &BucketName| self.buckets.load(&self.tree, name);
+        page(&self.tree, prefix, after, limit, load)
     }
 }
 

@@ -202,9 +202,10 @@ pub fn start<V: Files>(
     let _ = facts.notifier.set(session.notifier());
     if has_own {
         match Eagerness::of(session.as_fd().try_clone_to_owned()?) {
-            Ok(eagerness) => eagerness.into_iter().for_each(|eagerness| {
+            Ok(Some(eagerness)) => {
                 let _ = facts.eagerness.set(eagerness);
-            }),
+            }
+            Ok(None) => {}
             Err(error) => tracing::info!(%error, "a mount's session always sleeps"),
         }
     }

@@ -111,6 +111,11 @@ impl Overlay {
         touches(&self.active) || self.flushing.as_deref().is_some_and(touches)
     }
 
+    fn has_moves_of(&self, bucket: &BucketName) -> bool {
+        let id = self.bucket_id(bucket);
+        id.is_some_and(|id| self.has_moves(id))
+    }
+
     fn has_any_moves(&self) -> bool {
         let has = |generation: &Generation| !generation.rules.is_empty();
         has(&self.active) || self.flushing.as_deref().is_some_and(has)
@@ -280,9 +285,7 @@ impl Shared {
     }
 
     fn has_moves(&self, bucket: &BucketName) -> bool {
-        let overlay = self.overlay();
-        let id = overlay.bucket_id(bucket);
-        id.is_some_and(|id| overlay.has_moves(id))
+        self.overlay().has_moves_of(bucket)
     }
 
     /// As [`Self::still`], for so many rounds; none where others go on moving directories meanwhile.
@@ -292,11 +295,9 @@ impl Shared {
             moved.as_mut().enable();
             let (is_moving, has_moves, begun) = {
                 let overlay = self.overlay();
-                let id = overlay.bucket_id(bucket);
-                let has_moves = id.is_some_and(|id| overlay.has_moves(id));
                 (
                     overlay.is_moving(bucket),
-                    has_moves,
+                    overlay.has_moves_of(bucket),
                     overlay.moves_begun(bucket),
                 )
             };

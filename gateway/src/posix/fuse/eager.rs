@@ -12,7 +12,7 @@ use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -39,8 +39,8 @@ const MODESTY_US: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Eagerness {
     state: Arc<State>,
+    /// None only while it is dropped.
     keeper: Option<JoinHandle<()>>,
-    thread: Thread,
 }
 
 #[derive(Debug)]
@@ -87,11 +87,9 @@ impl Eagerness {
         let keeper = std::thread::Builder::new()
             .name("eager".to_owned())
             .spawn(move || kept.keep(&idle))?;
-        let thread = keeper.thread().clone();
         Ok(Self {
             state,
             keeper: Some(keeper),
-            thread,
         })
     }
 
@@ -109,8 +107,10 @@ impl Eagerness {
             return;
         }
         // The keeper alone touches the descriptor.
-        if !state.is_eager.swap(true, Ordering::AcqRel) {
-            self.thread.unpark();
+        if let Some(keeper) = &self.keeper
+            && !state.is_eager.swap(true, Ordering::AcqRel)
+        {
+            keeper.thread().unpark();
         }
     }
 }
@@ -118,8 +118,8 @@ impl Eagerness {
 impl Drop for Eagerness {
     fn drop(&mut self) {
         self.state.has_ended.store(true, Ordering::Release);
-        self.thread.unpark();
         if let Some(keeper) = self.keeper.take() {
+            keeper.thread().unpark();
             let _ = keeper.join();
         }
     }
@@ -220,7 +220,6 @@ mod tests {
     use std::time::Duration;
 
     use rustix::fs::{OFlags, fcntl_getfl};
-
     use rustix::thread::CpuSet;
 
     use super::{BURST, Eagerness, parse_idle};
