@@ -28,6 +28,7 @@ use crate::brick::disk::Disk;
 use crate::error::StoreError;
 
 mod applying;
+mod coming;
 mod heal;
 mod input;
 mod members;
@@ -380,6 +381,8 @@ impl<D: Disk> Driver<D> {
                 }
             }
             Input::Wanted(wanted) => self.set_wanted(&wanted),
+            Input::Joined { at, seat, stored } => self.joined(at, *seat, stored),
+            Input::Leave { brick, told } => self.leave(brick, told),
             Input::Stop => {}
         }
         self.drain();

@@ -16,7 +16,8 @@
 //!
 //! How copies stay equal:
 //!
-//! - [`volume`], [`uploads`], `listing`, [`object`]: what a door asks for; [`serving`] begins and ends it
+//! - [`volume`], [`uploads`], `listing`, [`object`]: what a door asks for; [`serving`] begins and ends it;
+//!   `coming`: bricks that come and go meanwhile
 //! - `driver`: the thread that steps the replicas of every group (`placement::replica`)
 //! - [`log`] and `logger`: what is durable before it is done; [`member`]: a change becomes files
 //! - `fan`: a body on its way to many bricks; `healing`: what a brick lacks, compared and fetched
@@ -52,6 +53,7 @@
 //! **Groups.** A key's group is made of the path of its directory and its name. Buckets are kept in
 //! the group of their name; a brick makes a bucket's directory where an object needs it.
 
+mod coming;
 mod driver;
 mod fan;
 mod healing;

@@ -18,8 +18,8 @@ use super::identity::Uuid;
 #[cfg(test)]
 mod tests;
 
-/// Most bricks of one volume.
-pub const MAX_BRICKS: usize = 256;
+/// Most bricks of one volume: readers know those in sync by the bits of a u64.
+pub const MAX_BRICKS: usize = 64;
 
 /// A brick of the volume.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,20 +8,19 @@ use placement::group::{GroupId, Grouping};
 use placement::layout::BrickId;
 use placement::replica::BrickSet;
 
+use super::coming::FreeSeats;
 use super::driver::{Driver, Input, Seat};
 use super::ledger::Ledger;
 use super::log::ReplicaLog;
 use super::logger::{Members, start as start_logger};
 use super::member::Member;
+use super::plan::MAX_BRICKS;
 use super::shared::Shared;
 use crate::brick::Brick;
 use crate::brick::disk::Disk;
 use crate::brick::osdisk::OsDisk;
 use crate::brick::sink::off_thread;
 use crate::error::{Result, StoreError};
-
-/// Most bricks of a volume.
-pub const MAX_BRICKS: usize = 64;
 
 /// A brick that is here.
 pub struct Present<D: Disk> {
@@ -51,6 +50,8 @@ pub struct Setup<D: Disk> {
 pub struct Bricks<D: Disk = OsDisk> {
     pub(super) shared: Arc<Shared<D>>,
     driver: Arc<Mutex<Option<JoinHandle<()>>>>,
+    pub(super) free: Arc<FreeSeats>,
+    pub(super) term: u64,
 }
 
 impl<D: Disk> Clone for Bricks<D> {
@@ -58,6 +59,8 @@ impl<D: Disk> Clone for Bricks<D> {
         Self {
             shared: Arc::clone(&self.shared),
             driver: Arc::clone(&self.driver),
+            free: Arc::clone(&self.free),
+            term: self.term,
         }
     }
 }
@@ -130,6 +133,8 @@ impl<D: Disk> Bricks<D> {
         Ok(Self {
             shared,
             driver: Arc::new(Mutex::new(Some(thread))),
+            free: Arc::default(),
+            term,
         })
     }
 
@@ -161,7 +166,11 @@ impl<D: Disk> Bricks<D> {
         })
         .await?;
         let mut outcome = Ok(());
-        for member in self.shared.all_members() {
+        for (seat, member) in self.shared.all_members().into_iter().enumerate() {
+            if self.free.contains(seat) {
+                // It was closed when it left.
+                continue;
+            }
             match member.close().await {
                 Err(error) if member.has_failed() => {
                     let brick = member.id.0;

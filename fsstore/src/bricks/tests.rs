@@ -12,11 +12,14 @@ use tempfile::TempDir;
 
 use super::ledger::{Ledger, MemoryLedger};
 use super::serving::{Bricks, Present, Setup};
+use crate::brick::osdisk::OsDisk;
 use crate::brick::{Brick, BrickOptions};
 use crate::error::Result;
 use crate::name::{BucketName, ObjectKey};
 use crate::object::{Locator, ObjectInfo, Precondition};
 use crate::volume::{CommitOptions, ListQuery, NewBucket, Object, StageOptions, Staged, Volume};
+
+mod coming;
 
 const GROUP_BITS: u32 = 4;
 
@@ -71,21 +74,25 @@ impl Rig {
         self.start_doubting(bricks, &[]).await
     }
 
+    async fn present(&self, id: u32, is_doubted: bool) -> Present<OsDisk> {
+        let options = BrickOptions {
+            member: true,
+            watch: false,
+            ..BrickOptions::new(self.dirs[id as usize].path())
+        };
+        Present {
+            id: BrickId(id),
+            brick: Brick::open(options).await.unwrap(),
+            is_doubted,
+        }
+    }
+
     /// As [`Self::start`]; on some bricks nothing counts.
     async fn start_doubting(&mut self, bricks: &[u32], doubted: &[u32]) -> Bricks {
         self.term += 1;
         let mut present = Vec::new();
         for id in bricks {
-            let options = BrickOptions {
-                member: true,
-                watch: false,
-                ..BrickOptions::new(self.dirs[*id as usize].path())
-            };
-            present.push(Present {
-                id: BrickId(*id),
-                brick: Brick::open(options).await.unwrap(),
-                is_doubted: doubted.contains(id),
-            });
+            present.push(self.present(*id, doubted.contains(id)).await);
         }
         let setup = Setup {
             bricks: present,

@@ -7,8 +7,10 @@ use placement::layout::BrickId;
 use placement::replica::{BrickSet, Event, GroupConfig, OpId, Session, Stored};
 use tokio::sync::oneshot;
 
+use super::super::coming::Left;
 use super::super::kinds::{Change, Kept, Name};
 use super::super::logger::Logged;
+use super::Seat;
 use crate::brick::Inner;
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -103,5 +105,16 @@ pub enum Input<D: Disk> {
         event: Box<Event<Kept>>,
     },
     Wanted(Vec<BrickSet>),
+    /// A brick came: its seat, and what its log has.
+    Joined {
+        at: usize,
+        seat: Box<Seat<D>>,
+        stored: Vec<Stored<Kept>>,
+    },
+    /// A brick is to go.
+    Leave {
+        brick: BrickId,
+        told: oneshot::Sender<Left>,
+    },
     Stop,
 }

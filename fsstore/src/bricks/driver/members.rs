@@ -219,7 +219,7 @@ impl<D: Disk> Driver<D> {
         }
     }
 
-    fn drop_copy(&mut self, g: u32, seat: usize) {
+    pub(super) fn drop_copy(&mut self, g: u32, seat: usize) {
         self.park_asked(g, seat);
         let group = &mut self.groups[g as usize];
         group.copies.retain(|copy| copy.seat != seat);
@@ -243,6 +243,15 @@ impl<D: Disk> Driver<D> {
             brick = member.id.0,
             "a brick failed and is taken out: {error}"
         );
+        self.shut_out(seat);
+    }
+
+    /// Every group goes on without a brick.
+    pub(super) fn shut_out(&mut self, seat: usize) {
+        let member = &self.seats[seat].member;
+        if member.has_failed() {
+            return;
+        }
         member.set_failed(true);
         let brick = member.id;
         self.ledger.forsake(brick);
@@ -257,7 +266,12 @@ impl<D: Disk> Driver<D> {
     /// A brick's disk takes bytes again: a new life of everything on it. Where it was let go
     /// meanwhile it is compared whole, now or when it is wanted again.
     pub(super) fn revived(&mut self, brick: BrickId, stored: Vec<Stored<Kept>>) {
-        let Some(seat) = self.seat_of(brick) else {
+        // One that has left, or come again since, has another log.
+        let is_awaited = |seat: &usize| {
+            let seat = &self.seats[*seat];
+            seat.member.has_failed() && seat.thread.is_some()
+        };
+        let Some(seat) = self.seat_of(brick).filter(is_awaited) else {
             return;
         };
         tracing::warn!(brick = brick.0, "a brick is back, and catches up");

@@ -1,0 +1,130 @@
+//! Bricks that come to a volume and go from it while it is served.
+//!
+//! A brick has one *seat* in the process, a number that readers know it by. Where a brick comes
+//! again it gets the seat that it had; one that is new may get that of a brick that has left.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use placement::group::GroupId;
+use placement::layout::BrickId;
+use tokio::sync::oneshot;
+
+use super::Bricks;
+use super::driver::{Input, Seat};
+use super::log::ReplicaLog;
+use super::logger::start as start_logger;
+use super::member::Member;
+use super::plan::MAX_BRICKS;
+use super::serving::Present;
+use crate::brick::disk::Disk;
+use crate::brick::sink::off_thread;
+use crate::error::{Result, StoreError};
+
+/// What is left of a brick that was let go: its seat, and its logging thread, which ends.
+pub(super) type Left = (usize, Option<JoinHandle<()>>);
+
+/// Seats of bricks that have left. Locked, too, by who gives one away.
+#[derive(Default)]
+pub(super) struct FreeSeats(Mutex<BTreeSet<usize>>);
+
+impl FreeSeats {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn contains(&self, seat: usize) -> bool {
+        self.lock().contains(&seat)
+    }
+}
+
+impl<D: Disk> Bricks<D> {
+    /// Takes a brick in, a new one or one that [has left](Self::leave): what it should have and has
+    /// not is brought to it. Errors: those of its log; Busy (it is here), NoSpace (no seat is free).
+    pub async fn join(&self, present: Present<D>) -> Result<()> {
+        let bricks = self.clone();
+        off_thread(move || bricks.join_blocking(present)).await
+    }
+
+    fn join_blocking(&self, present: Present<D>) -> Result<()> {
+        let shared = &self.shared;
+        let mut free = self.free.lock();
+        let members = shared.all_members();
+        let known = members.iter().position(|member| member.id == present.id);
+        let at = match known {
+            Some(at) if !free.contains(&at) => {
+                return Err(StoreError::Busy("a brick that is still here"));
+            }
+            Some(at) => at,
+            None => free.first().copied().unwrap_or(members.len()),
+        };
+        if at >= MAX_BRICKS {
+            return Err(StoreError::NoSpace);
+        }
+        let count = shared.grouping.count();
+        let Present {
+            id,
+            brick,
+            is_doubted,
+        } = present;
+        let member = Arc::new(Member::new(id, brick)?);
+        let disk = Arc::clone(member.inner.disk());
+        // A log that is begun now knows of nothing that is whole.
+        let mut log = ReplicaLog::open(disk, Arc::clone(member.dir()), count, false)?;
+        if is_doubted {
+            log.doubt()?;
+        }
+        let needed: std::collections::HashSet<_> = log.staged_ops().collect();
+        member.sweep(|op| needed.contains(&op))?;
+        let stored = (0..count).map(|g| log.stored(GroupId(g))).collect();
+        let all = Arc::clone(&shared.members);
+        let (jobs, thread) =
+            start_logger(Arc::clone(&member), all, log, count, shared.input.clone())
+                .map_err(|e| StoreError::from_io("start a logging thread", e))?;
+        let seat = Seat::new(Arc::clone(&member), jobs, thread, self.term << 32);
+        {
+            let mut all = shared
+                .members
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            match all.get_mut(at) {
+                Some(left) => *left = member,
+                None => all.push(member),
+            }
+        }
+        free.remove(&at);
+        let seat = Box::new(seat);
+        let sent = shared.input.send(Input::Joined { at, seat, stored });
+        sent.map_err(|_| StoreError::Stopping)
+    }
+
+    /// Lets a brick go: its groups go on without it, and it is closed. Where it holds the last copy
+    /// of something, that cannot be reached until it joins again. Gives whether it was here. Dropped
+    /// before its end it leaves the brick out, and its seat taken.
+    pub async fn leave(&self, brick: BrickId) -> Result<bool> {
+        let (told, heard) = oneshot::channel();
+        let asked = self.shared.input.send(Input::Leave { brick, told });
+        asked.map_err(|_| StoreError::Stopping)?;
+        let Ok((at, thread)) = heard.await else {
+            return Ok(false);
+        };
+        if let Some(thread) = thread {
+            off_thread(move || {
+                if thread.join().is_err() {
+                    tracing::error!("a logging thread panicked");
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        let member = self.shared.all_members().get(at).cloned();
+        if let Some(member) = member {
+            if let Err(error) = member.close().await {
+                tracing::info!(brick = brick.0, %error, "a brick that left cannot be ended in order");
+            }
+            self.free.lock().insert(at);
+        }
+        Ok(true)
+    }
+}
