@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from harness import clients, fuse
-from harness.server import ACCESS_KEY, BINARY, SECRET_KEY, TARGET, Endpoint, Server
+from harness import clients, fuse, volumes
+from harness.server import ACCESS_KEY, BINARY, SECRET_KEY, TARGET, Endpoint
 
 RUN_DIR = Path(os.environ.get("PORTICO_COMPAT_DIR", TARGET / "compat"))
 EXTERNAL = os.environ.get("PORTICO_ENDPOINT")
@@ -17,8 +17,11 @@ STARTED = []
 
 
 def pytest_collection_modifyitems(items):
-    """Against a foreign server what looks at the disk is skipped."""
+    """Skips what is not for the kind of volume; against a foreign server, what looks at the disk."""
     for item in items:
+        why = volumes.reason_not_to_run(f"{item.module.__name__}::{item.name}")
+        if why:
+            item.add_marker(pytest.mark.skip(reason=f"{volumes.KIND}: {why}"))
         if EXTERNAL and item.get_closest_marker("tree"):
             item.add_marker(pytest.mark.skip(reason="PORTICO_ENDPOINT: no data directory to look at"))
 
@@ -69,7 +72,8 @@ def server(request, run_dir):
         return
     home = run_dir / request.module.__name__
     home.mkdir(exist_ok=True)
-    started = Server(home / "data", home / "server.log", config=getattr(request.module, "CONFIG", None))
+    options = {"config": getattr(request.module, "CONFIG", None), "balance": getattr(request.module, "BALANCE", "http")}
+    started = volumes.new_server(home / "data", home / "server.log", **options)
     STARTED.append(started)
     try:
         yield started.start()
@@ -90,7 +94,8 @@ def new_server(request, run_dir):
     made = []
 
     def make(data_dir=None, **options):
-        made.append(Server(data_dir or home / "data", home / f"server{len(made)}.log", **options))
+        options.setdefault("balance", getattr(request.module, "BALANCE", "http"))
+        made.append(volumes.new_server(data_dir or home / "data", home / f"server{len(made)}.log", **options))
         STARTED.append(made[-1])
         return made[-1]
 

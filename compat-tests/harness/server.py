@@ -11,8 +11,6 @@ from harness.process import plain_env, tail
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-# Words for every server: `--shared` runs the suites of the protocol on that kind of volume.
-SERVE_ARGS = os.environ.get("PORTICO_COMPAT_SERVE_ARGS", "").split()
 BINARY = Path(os.environ.get("PORTICO_BINARY", TARGET / "release" / "portico"))
 ACCESS_KEY = "AKIACOMPATTESTS00001"
 SECRET_KEY = "compat/tests+secret/0123456789abcdefghij"
@@ -85,7 +83,7 @@ class Server(Endpoint):
         argv = [*self.wrap, str(self.binary), "serve", str(self.data_dir), "--listen", self.authority]
         if self.config_path:
             argv += ["--config", str(self.config_path)]
-        return argv + SERVE_ARGS + self.args
+        return argv + self.args
 
     def environment(self):
         """The environment: first keys as an operator would set them."""

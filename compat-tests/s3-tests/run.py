@@ -20,9 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from harness import clients  # noqa: E402
+from harness import clients, volumes  # noqa: E402
 from harness.process import plain_env  # noqa: E402
-from harness.server import TARGET, Server  # noqa: E402
+from harness.server import TARGET  # noqa: E402
 
 PASSES, REASONS = HERE / "passes.txt", HERE / "reasons.toml"
 FILES = ["s3tests/functional/test_s3.py", "s3tests/functional/test_headers.py"]
@@ -85,7 +85,7 @@ def run_suite(checkout, words):
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     report = home / "report.xml"
-    server = Server(home / "data", home / "server.log", config=server_config()).start()
+    server = volumes.new_server(home / "data", home / "server.log", config=server_config()).start()
     try:
         (home / "s3tests.conf").write_text(suite_config(server))
         env = plain_env(home, S3TEST_CONF=str(home / "s3tests.conf"), PYTHONDONTWRITEBYTECODE="1")

@@ -13,6 +13,7 @@ from harness.wait import until
 
 pytestmark = pytest.mark.tree
 OLD = b"the old object"
+BALANCE = "tcp"  # a proxy that reads requests answers the bad ones itself
 
 
 @pytest.fixture
