@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from harness import clients
-from harness.bricks import Bricks
+from harness.bricks import HEALED_S, Bricks
 from harness.data import KIB, MIB, blob, read_tree, sample_tree, write_tree
 from harness.mounts import make_read_only, private_ext4, private_tmpfs
 from harness.tree import listed, seen_by_all_doors
@@ -203,21 +203,74 @@ def test_a_brick_is_drained_and_removed_and_what_it_held_is_elsewhere(new_server
     assert "was taken out of volume" in refusal(bricks)
 
 
-def test_a_brick_that_is_added_gets_its_share_after_a_start(new_server, tmp_path):
+def test_a_brick_that_is_added_gets_its_share_at_once(new_server, tmp_path):
     bricks, s3 = started(new_server, tmp_path, 2)
     objects = put_some(s3, "bkt", "first")
-    third = tmp_path / "brick2"
-    said = bricks.command("brick", "add", third)
-    assert b"next start" in said.stderr
-    bricks.dirs.append(third)
+    bricks.command("brick", "add", tmp_path / "brick2")
+    bricks.dirs.append(tmp_path / "brick2")
+    objects |= put_some(s3, "bkt", "second")
     check_reads(s3, "bkt", objects)
-    bricks.check_copies("bkt", objects)
+    # It goes on where it was.
     bricks.server.restart()
     bricks.settled()
     held = {brick["number"]: brick["held_groups"] for brick in bricks.status()["bricks"]}
     assert held[2] > 500, held
     check_reads(s3, "bkt", objects)
     assert bricks.trees("bkt")[2]
+
+
+def test_a_brick_is_replaced_by_another_while_it_is_served(new_server, tmp_path):
+    bricks, s3 = started(new_server, tmp_path, 3)
+    objects = put_some(s3, "bkt", "first")
+    bricks.command("brick", "replace", bricks.dirs[1], tmp_path / "brick3")
+    objects |= put_some(s3, "bkt", "second")
+    until("what it held is elsewhere", lambda: bricks.state(1) == "drained", HEALED_S)
+    bricks.settled()
+    assert bricks.status()["bricks"][3]["held_groups"] > 500
+    bricks.command("brick", "remove", "1")
+    bricks.dirs[1] = tmp_path / "brick3"
+    check_reads(s3, "bkt", objects)
+    bricks.check_copies("bkt", objects)
+
+
+def test_a_brick_that_is_moved_away_is_let_go_and_taken_in_when_it_is_back(new_server, tmp_path):
+    bricks, s3 = started(new_server, tmp_path, 3)
+    objects = put_some(s3, "bkt", "first")
+    away = tmp_path / "away"
+    os.rename(bricks.dirs[1], away)
+    until("it is seen to be missing", lambda: bricks.state(1) == "missing")
+    objects |= put_some(s3, "bkt", "second")
+    s3.delete_object(Bucket="bkt", Key="first/d2/002")
+    del objects["first/d2/002"]
+    check_reads(s3, "bkt", objects)
+    # What is put in its place is not taken for it.
+    bricks.dirs[1].mkdir()
+    check_reads(s3, "bkt", objects)
+    assert bricks.state(1) == "missing"
+    bricks.dirs[1].rmdir()
+    os.rename(away, bricks.dirs[1])
+    bricks.settled()
+    check_reads(s3, "bkt", objects)
+    bricks.check_copies("bkt", objects)
+    log = bricks.server.log(1 << 20)
+    assert log.count('event="brick.missing"') == 1 and 'event="brick.back"' in log
+
+
+def test_a_brick_that_was_missing_at_the_start_is_taken_in_when_it_comes(new_server, tmp_path):
+    bricks, s3 = started(new_server, tmp_path, 2)
+    objects = put_some(s3, "bkt", "first")
+    bricks.server.stop()
+    away = tmp_path / "away"
+    os.rename(bricks.dirs[1], away)
+    bricks.server.start()
+    assert bricks.state(1) == "missing"
+    objects |= put_some(s3, "bkt", "second")
+    # A copy of it, as one that was restored: compared before it counts.
+    subprocess.run(["cp", "-a", away, bricks.dirs[1]], check=True, timeout=60)
+    bricks.settled()
+    check_reads(s3, "bkt", objects)
+    bricks.check_copies("bkt", objects)
+    assert 'event="brick.doubted"' in bricks.server.log(1 << 20)
 
 
 def test_a_rebalance_is_paused_and_goes_on(new_server, tmp_path):

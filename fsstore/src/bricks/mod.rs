@@ -7,6 +7,7 @@
 //! - [`plan`]: the volume's configuration, and how it changes with its bricks
 //! - [`seat`]: the configuration in one place, on disk
 //! - [`seats`]: in all of them while the volume is served; [`starting`]: what a start is made from
+//! - [`returning`]: bricks that are looked for while the volume is served
 //! - [`home`]: a brick's directory; [`making`]: directories become bricks
 //! - [`stepping`]: the way from where names are to where they should be; [`pace`]: how fast
 //! - [`scrubber`]: everything read again, to find rot
@@ -69,6 +70,7 @@ pub mod member;
 pub mod object;
 pub mod pace;
 pub mod plan;
+pub mod returning;
 pub mod scrubber;
 pub mod seat;
 pub mod seats;

@@ -173,10 +173,16 @@ impl<D: Disk> Seat<D> {
     }
 }
 
+/// Reads the label of a seat that another process may have; none where there is none, or it cannot
+/// be understood.
+pub fn peek_label(dir: &Path, names: Names) -> Option<Label> {
+    Label::parse(&std::fs::read(dir.join(names.label)).ok()?).ok()
+}
+
 /// Reads a seat that another process may have, changing nothing; none where there is none, or its
 /// files cannot be read.
 pub fn peek(dir: &Path, names: Names) -> Option<(Label, Arc<Ledger<Plan>>)> {
-    let label = Label::parse(&std::fs::read(dir.join(names.label)).ok()?).ok()?;
+    let label = peek_label(dir, names)?;
     let kept = decode(&std::fs::read(dir.join(names.ledger)).ok()?).ok()?;
     Some((label, kept.ledger))
 }

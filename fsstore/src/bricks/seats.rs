@@ -101,6 +101,7 @@ enum Job {
     Join(Chair),
     Trust(Uuid, Box<dyn FnOnce(io::Result<()>) + Send>),
     Forsake(Uuid),
+    Leave(Uuid),
 }
 
 impl Shared {
@@ -211,6 +212,12 @@ impl Seats {
         self.push(Job::Forsake(brick));
     }
 
+    /// Lets go of a seat: what it is written with is dropped, and with it the brick's lock, as soon as
+    /// the disk lets go of what is being written. It may [join](Self::join) again.
+    pub fn leave(&self, brick: Uuid) {
+        self.push(Job::Leave(brick));
+    }
+
     /// Who is told of seats that cannot be written, those of the past as well. On the ledger's
     /// thread; must not wait.
     pub fn on_failure(&self, told: impl Fn(Failure) + Send + Sync + 'static) {
@@ -283,8 +290,9 @@ impl Keeping {
                     Job::Change(edit, done) => changes.push((edit, done)),
                     Job::Join(chair) => {
                         let (uuid, joined) = (chair.uuid, self.join(chair));
-                        if let Err(error) = joined {
-                            self.fail(uuid, error, |_| false);
+                        match joined {
+                            Ok(()) => self.bring_up(uuid),
+                            Err(error) => self.fail(uuid, error, |_| false),
                         }
                     }
                     Job::Trust(uuid, told) => told(self.trust(uuid)),
@@ -292,6 +300,9 @@ impl Keeping {
                         if let Some(desk) = self.desks.get_mut(&uuid) {
                             desk.has_failed = true;
                         }
+                    }
+                    Job::Leave(uuid) => {
+                        self.desks.remove(&uuid);
                     }
                 }
             }
@@ -545,6 +556,16 @@ impl Keeping {
         };
         self.desks.insert(uuid, desk);
         Ok(())
+    }
+
+    /// Has a seat that comes again write what is in force: nobody waits for it.
+    fn bring_up(&mut self, uuid: Uuid) {
+        if let Some(ledger) = self.keeper.in_force().cloned()
+            && ledger.seats.contains(&uuid.0)
+        {
+            self.round += 1;
+            self.order(&Arc::new(ledger), &BTreeSet::from([uuid]), false);
+        }
     }
 
     fn trust(&mut self, brick: Uuid) -> io::Result<()> {

@@ -164,12 +164,7 @@ pub(super) fn run(command: BrickCommand) -> Result<(), CommandError> {
             (own, args.own.json(), ask)
         }
     };
-    let comes = matches!(ask, VolumeAsk::Add { .. } | VolumeAsk::Replace { .. });
-    show(&own, json, ask)?;
-    if comes {
-        eprintln!("portico: the new brick takes part from the server's next start");
-    }
-    Ok(())
+    show(&own, json, ask)
 }
 
 /// Runs `portico heal`.

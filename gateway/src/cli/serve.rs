@@ -63,10 +63,13 @@ async fn serve_bricks(prepared: Prepared) -> Result<(), CommandError> {
     let _ = std::io::stdout().write_all(greeting.as_bytes());
     let signals = Signals::new()?;
     desk::open(&prepared.layout, Arc::new(served.clone()))?;
-    let looking = tokio::spawn(served.clone().look_after());
+    let mut looking = tokio::task::JoinSet::new();
+    looking.spawn(served.clone().look_after());
+    looking.spawn(served.clone().watch_paths());
+    looking.spawn(served.clone().search());
     let volume = Arc::new(served.bricks.clone());
     let drained = serve_volume(&prepared, volume, listener, signals).await;
-    looking.abort();
+    looking.shutdown().await;
     served.close().await?;
     run::report(drained?)
 }

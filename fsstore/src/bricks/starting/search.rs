@@ -83,7 +83,7 @@ impl Search {
     pub(super) fn tell_gone(&self) {
         for (dir, error) in &self.gone {
             let dir = dir.display();
-            tracing::warn!(event = "brick.missing", dir = %dir, %error, "no brick is found here");
+            tracing::warn!(dir = %dir, %error, "no brick is found here");
         }
     }
 
@@ -182,7 +182,7 @@ impl Search {
         for (dir, is_empty) in &self.others {
             if plan.member_at(dir).is_some() {
                 let dir = dir.display();
-                tracing::warn!(event = "brick.missing", dir = %dir, "a brick was here: is its disk mounted?");
+                tracing::warn!(dir = %dir, "a brick was here: is its disk mounted?");
                 continue;
             }
             let dir = dir.clone();

@@ -1,14 +1,12 @@
 //! A volume of several bricks: opened or made, served, told to change, and told of.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fsstore::brick::{Brick, BrickOptions};
 use fsstore::bricks::Bricks;
-use fsstore::bricks::home::{OBJECTS, STATE};
+use fsstore::bricks::home::STATE;
 use fsstore::bricks::identity::{IdentityError, Uuid};
 use fsstore::bricks::making::{self, Arrival, NewVolume, Note};
 use fsstore::bricks::pace::Limits;
@@ -23,12 +21,14 @@ use fsstore::bricks::stepping::Stepping;
 use fsstore::clock::Clock;
 use serde_json::{Value, json};
 
+use self::attendance::Attendance;
 use super::brick_options;
 use super::run::Prepared;
 use crate::cli::CommandError;
 use crate::cli::control::desk::{Desk, ScrubAsk, VolumeAsk};
-use crate::cli::layout::Layout;
 use crate::config::{Config, Enforce};
+
+mod attendance;
 
 /// The name of a volume that the first start makes.
 const FIRST_NAME: &str = "main";
@@ -99,8 +99,9 @@ struct Inner {
     own: PathBuf,
     seats: Seats,
     volume: Uuid,
-    missing: Mutex<BTreeSet<BrickId>>,
+    attendance: Arc<Attendance>,
     scrubber: Scrubber,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Served {
@@ -110,12 +111,16 @@ impl Served {
         let own = layout.state();
         let opened = tokio::task::block_in_place(|| open(&own, config))?;
         let plan = opened.seats.plan();
-        let mut missing: BTreeSet<BrickId> = opened.missing.iter().copied().collect();
-        let (mut present, mut opened_bricks) = (Vec::new(), Vec::new());
+        let attendance = Arc::new(Attendance::new(brick_options(layout, config)));
+        opened
+            .missing
+            .iter()
+            .for_each(|id| attendance.is_missing(*id));
+        let mut present = Vec::new();
         for found in &opened.present {
-            match open_brick(&found.dir, layout, config).await {
+            match attendance.open(&found.dir).await {
                 Ok(brick) => {
-                    opened_bricks.push((found.id.0, brick.clone()));
+                    attendance.came(found.id, brick.clone(), &found.dir);
                     present.push(Present {
                         id: found.id,
                         brick,
@@ -126,7 +131,9 @@ impl Served {
                     let (brick, dir) = (found.id.0, found.dir.display());
                     let error = error.text;
                     tracing::error!(event = "brick.failed", brick, dir = %dir, error, "a brick cannot be opened");
-                    missing.insert(found.id);
+                    // It is looked for as others are, once nobody has it.
+                    opened.seats.leave(found.uuid);
+                    attendance.is_missing(found.id);
                 }
             }
             if let Some(doubt) = found.doubt {
@@ -152,7 +159,8 @@ impl Served {
             bytes_per_s: config.scrub.mib_per_s << 20,
             operations_per_s: config.scrub.reads_per_s,
         };
-        let all = move || opened_bricks.clone();
+        let here = Arc::clone(&attendance);
+        let all = move || here.bricks();
         let scrubber = Scrubber::open(&own, limits, Clock::system(), all, |_, _| {})?;
         Ok(Self {
             bricks,
@@ -161,7 +169,8 @@ impl Served {
                 own,
                 seats: opened.seats,
                 volume: opened.volume,
-                missing: Mutex::new(missing),
+                attendance,
+                runtime: tokio::runtime::Handle::current(),
             }),
         })
     }
@@ -172,16 +181,9 @@ impl Served {
         Ok(self.bricks.close().await?)
     }
 
-    fn missing(&self) -> MutexGuard<'_, BTreeSet<BrickId>> {
-        self.inner
-            .missing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn known(&self) -> Known {
         Known {
-            missing: self.missing().clone(),
+            missing: self.inner.attendance.missing(),
             failed: self.bricks.failed().into_iter().collect(),
         }
     }
@@ -252,10 +254,22 @@ impl Served {
     }
 
     /// A brick came: it is given what it should have.
-    fn taken_in(&self, id: BrickId) -> Result<(), CommandError> {
-        // Until it takes part there is nothing to be given to it.
-        self.missing().insert(id);
-        self.note()
+    fn taken_in(&self, id: BrickId, dir: &Path) -> Result<(), CommandError> {
+        self.note()?;
+        let taken = self.inner.runtime.block_on(self.take_in(id, dir, false));
+        if taken.is_err() {
+            // It is one of the volume, and looked for as others are.
+            self.inner.attendance.is_missing(id);
+            self.release(id);
+        }
+        taken
+    }
+
+    /// Lets go of the directory of a brick.
+    fn release(&self, id: BrickId) {
+        if let Some(member) = self.inner.seats.plan().member(id) {
+            self.inner.seats.leave(member.uuid);
+        }
     }
 
     /// Notes where bricks are, for the next start.
@@ -263,16 +277,6 @@ impl Served {
         let plan = self.inner.seats.plan();
         Ok(Note::renew(&self.inner.own, self.inner.volume, &plan)?)
     }
-}
-
-/// Opens the brick in a directory.
-async fn open_brick(dir: &Path, layout: &Layout, config: &Config) -> Result<Brick, CommandError> {
-    let options = BrickOptions {
-        root: dir.join(OBJECTS),
-        member: true,
-        ..brick_options(layout, config)
-    };
-    Ok(Brick::open(options).await?)
 }
 
 fn tell_failure(failure: fsstore::bricks::seats::Failure) {
@@ -336,6 +340,7 @@ impl Desk for Served {
             VolumeAsk::Remove { brick } => {
                 self.change(move |plan| plan.remove(BrickId(brick)))?;
                 self.note()?;
+                self.inner.runtime.block_on(self.let_go(BrickId(brick)));
             }
             VolumeAsk::Rebalance { is_paused } => self.change(move |plan| {
                 plan.is_rebalance_paused = is_paused;
@@ -344,16 +349,18 @@ impl Desk for Served {
             VolumeAsk::Add { dir } => {
                 let arrival = self.arrive(&dir)?;
                 let member = arrival.member.clone();
+                let dir = member.dir.clone();
                 self.inner.seats.join(arrival.arrive());
                 let id = self.change(move |plan| plan.add(member))?;
-                self.taken_in(id)?;
+                self.taken_in(id, &dir)?;
             }
             VolumeAsk::Replace { brick, dir } => {
                 let arrival = self.arrive(&dir)?;
                 let member = arrival.member.clone();
+                let dir = member.dir.clone();
                 self.inner.seats.join(arrival.arrive());
                 let id = self.change(move |plan| plan.replace(BrickId(brick), member))?;
-                self.taken_in(id)?;
+                self.taken_in(id, &dir)?;
             }
         }
         Ok(json!(self.status()))
