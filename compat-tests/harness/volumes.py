@@ -17,6 +17,7 @@ import time
 import tomllib
 from pathlib import Path
 
+from harness import haproxy
 from harness.server import BINARY, STOP_S, Server, free_port
 
 KINDS = ("brick", "bricks", "shared")
@@ -103,27 +104,6 @@ class Processes:
         self.send_signal(signal.SIGKILL)
 
 
-HAPROXY = """\
-global
-    maxconn 2000
-    tune.bufsize 65536
-defaults
-    mode {mode}
-    timeout connect 5s
-    timeout client 300s
-    timeout server 300s
-    option redispatch 1
-    retries 5
-{more}
-frontend s3
-    bind 127.0.0.1:{port}
-    default_backend gateways
-backend gateways
-    balance roundrobin
-{servers}
-"""
-
-
 class Gateways(Server):
     """Three of `portico serve --shared DIR`, and HAProxy in front of them. What is done to the process is done to all
     of them at once."""
@@ -160,16 +140,13 @@ class Gateways(Server):
         if self.proxy and self.proxy.poll() is None:
             return
         mode = "tcp" if self.scheme == "https" else self.balance
-        more = "    retry-on conn-failure empty-response\n    option accept-invalid-http-request" if mode == "http" else ""
-        rows = [f"    server g{number} 127.0.0.1:{port}" for number, port in enumerate(self.ports)]
-        config = self.log_path.with_suffix(".haproxy.cfg")
-        config.write_text(HAPROXY.format(mode=mode, more=more, port=self.port, servers="\n".join(rows)))
-        with open(config.with_suffix(".log"), "ab") as log:
-            self.proxy = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=log, stderr=log)
+        self.proxy = haproxy.start(
+            self.log_path.with_suffix(".haproxy.cfg"), self.port, [f"127.0.0.1:{port}" for port in self.ports], mode
+        )
 
     def answers(self):
-        """True where each gateway does, and the proxy."""
-        return all(self.gateway(port).answers() for port in self.ports) and super().answers()
+        """True where each gateway does, and one of them through the proxy."""
+        return all(self.gateway(port).answers() for port in self.ports) and haproxy.is_open(self)
 
     def stop(self):
         """SIGTERM to the gateways, then the proxy goes."""

@@ -9,11 +9,13 @@ import time
 
 import pytest
 
+from harness import haproxy
 from harness.clients import boto
 from harness.crossings.gateways import GatewayWalk, doctor, open_gateways
 from harness.crossings.kills import under_load
 from harness.engines import Local
-from harness.server import BINARY
+from harness.server import BINARY, Endpoint, free_port
+from harness.wait import until
 
 pytestmark = pytest.mark.tree
 SECONDS = float(os.environ.get("PORTICO_COMPAT_CROSSINGS_S", "20"))
@@ -119,43 +121,15 @@ def test_the_doctors_answer_is_for_scripts_too(home):
     assert json.loads((home / "a" / ".portico" / "doctor.json").read_text())["passed"] is True
 
 
-HAPROXY = """\
-global
-    maxconn 500
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 30s
-    timeout server 30s
-    option redispatch
-    retries 3
-    retry-on conn-failure empty-response
-frontend s3
-    bind 127.0.0.1:{port}
-    default_backend gateways
-backend gateways
-    balance roundrobin
-    option httpchk
-    http-check send meth GET uri /
-    http-check expect status 200,403
-    default-server inter 500ms fall 1 rise 2
-{servers}
-"""
-
-
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 @pytest.mark.timeout(120)
 def test_haproxy_hides_a_gateway_that_is_killed(gateways, home):
     """docs/outgrowing-one-machine.md: its configuration, and requests through it while one of three dies."""
-    from harness.server import Endpoint, free_port
-
-    port = free_port()
-    rows = [f"    server g{n} {gateway.authority} check" for n, gateway in enumerate(gateways)]
-    (home / "haproxy.cfg").write_text(HAPROXY.format(port=port, servers="\n".join(rows)))
-    proxy = subprocess.Popen(["haproxy", "-db", "-f", str(home / "haproxy.cfg")], stderr=subprocess.DEVNULL)
+    endpoint = Endpoint("127.0.0.1", free_port())
+    proxy = haproxy.start(home / "haproxy.cfg", endpoint.port, [gateway.authority for gateway in gateways])
     try:
-        time.sleep(2)
-        client = boto(Endpoint("127.0.0.1", port))
+        until("HAProxy is up", lambda: haproxy.is_open(endpoint))
+        client = boto(endpoint)
         client.create_bucket(Bucket="proxied")
         for number in range(60):
             if number == 20:
