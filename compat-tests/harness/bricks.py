@@ -19,6 +19,11 @@ class Bricks:
         words = [*bricks, "--replicas", str(replicas), *args]
         self.server = new_server(data_dir=home / "own", args=words, wrap=wrap)
 
+    def at(self, directories):
+        """Has these as its bricks."""
+        self.dirs = list(directories)
+        self.server.args += [word for directory in self.dirs for word in ("--brick", str(directory))]
+
     def command(self, *words, ok=(0,)):
         """Runs `portico WORDS --dir OWN`."""
         argv = [self.server.binary, *words, "--dir", self.server.data_dir]
@@ -61,6 +66,16 @@ class Bricks:
             for key, data in tree.items():
                 found.setdefault(key, []).append(data)
         return found
+
+    def check_equal(self, bucket, count=2):
+        """What the bricks have of a bucket is on so many of them, byte for byte."""
+
+        def unequal():
+            copies = self.copies(bucket)
+            return [key for key, found in copies.items() if found != found[:1] * count]
+
+        # A copy in sync makes what it has in its log a moment later.
+        until("all copies are equal", lambda: not unequal())
 
     def check_copies(self, bucket, wanted, count=2):
         """Every object is on so many bricks, byte for byte, and nothing else is."""

@@ -14,7 +14,7 @@ def boto(server, *, access_key=None, secret_key=None, signature=None, style="pat
         s3={"addressing_style": style, **options.pop("s3", {})},
         retries={"max_attempts": 1, "mode": "standard"},
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=options.pop("read_timeout_s", 60),
         proxies={},
         **options,
     )

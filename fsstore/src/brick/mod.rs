@@ -213,9 +213,12 @@ impl<D: Disk> Clone for Brick<D> {
 impl Brick<OsDisk> {
     /// Opens a tree, or begins one. Within a tokio runtime. Errors: AccessDenied, ReadOnly,
     /// NoSpace, Io, Index.
-    pub async fn open(options: BrickOptions) -> Result<Self> {
+    pub async fn open(mut options: BrickOptions) -> Result<Self> {
         let root = options.root.clone();
         let disk = sink::off_thread(move || open_disk(&root)).await?;
+        if let Some(number) = disk.mounting() {
+            options.boot = options.boot.and_then(|boot| boot.with_mounting(number));
+        }
         if !disk.has_xattrs() {
             tracing::warn!(
                 root = %options.root.display(),

@@ -111,6 +111,11 @@ impl OsDisk {
         Ok(disk)
     }
 
+    /// Tells one mounting of its file system from the next; none where that is not known.
+    pub fn mounting(&self) -> Option<u64> {
+        abilities::mounting(&self.root)
+    }
+
     fn probe(&mut self, dir: &OwnedFd) -> io::Result<()> {
         let file = match self.create_unnamed(dir) {
             Ok(file) => file,
@@ -396,7 +401,7 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, dir: &OwnedFd) -> io::Result<()> {
-        Ok(fs::fsync(dir)?)
+        Ok(abilities::sync_dir(dir.as_fd())?)
     }
 
     fn sync_everything(&self) -> io::Result<()> {

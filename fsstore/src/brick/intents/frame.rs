@@ -9,7 +9,7 @@
 //! | 0x01 | inode number u64 LE, then nothing or `bucket \0 key` |
 //! | 0x02 | `bucket \0 directory`, empty for the bucket's own    |
 //! | 0x03 | `bucket`                                             |
-//! | 0x04 | the host's boot id, empty where it is not known      |
+//! | 0x04 | the host's boot and the mounting in it, or empty        |
 //! | 0x05 | `bucket`                                             |
 //! | 0x06 | `bucket \0 key`, where the bucket's name begins so   |
 //! | 0x07 | inode number u64 LE, ctime in nanoseconds i64 LE     |
@@ -32,7 +32,8 @@ const OURS: u8 = 7;
 /// A payload whose first byte is below it begins with its kind.
 const KINDS_END: u8 = 0x20;
 
-/// Tells one run of the host from another. Source: random(4), boot_id.
+/// Tells one run of the host, and of the file system, from another: until the next, what was not
+/// synced is in the page cache. Source: random(4), boot_id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootId(String);
 
@@ -51,6 +52,12 @@ impl BootId {
     pub fn of_host() -> Option<Self> {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         Self::new(&id)
+    }
+
+    /// This boot, with the number of a mounting of the file system within it: a disk that was
+    /// pulled out has lost what was not synced, though the host went on.
+    pub fn with_mounting(self, number: u64) -> Option<Self> {
+        Self::new(&format!("{} {number:x}", self.0))
     }
 }
 
@@ -357,6 +364,15 @@ mod tests {
     fn the_host_has_a_boot_id() {
         assert_eq!(BootId::of_host(), BootId::of_host());
         assert!(BootId::of_host().is_some());
+    }
+
+    #[test]
+    fn another_mounting_is_another_run() {
+        let boot = BootId::of_host().unwrap();
+        let first = boot.clone().with_mounting(u64::MAX);
+        assert!(first.is_some());
+        assert_ne!(first, boot.clone().with_mounting(7));
+        assert_ne!(first, Some(boot));
     }
 
     #[test]

@@ -2,8 +2,13 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::fs::{self, AtFlags, StatxFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::brick::attrs::XATTR_NAME;
 
 /// Since when syncfs(2) tells of failed writes.
 const REPORTS_SYNCFS_ERRORS: (u32, u32) = (5, 8);
@@ -38,6 +43,32 @@ fn is_local_journal(dir: &OwnedFd) -> bool {
     const XFS: u64 = 0x5846_5342;
     const BTRFS: u64 = 0x9123_683e;
     fs::fstatfs(dir).is_ok_and(|facts| [EXT4, XFS, BTRFS].contains(&(facts.f_type as u64)))
+}
+
+/// Makes a directory's names durable, or says that they are not. XFS that has cut itself off after an
+/// error of the disk answers an fsync(2) of a directory with success (of files with EIO): what was
+/// to be written is no more in its log. A look at an xattr is refused there. Source: Linux,
+/// xfs_dir_fsync, xfs_log_force_inode, xfs_attr_get.
+pub(super) fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    fs::fsync(dir)?;
+    match fs::fgetxattr(dir, XATTR_NAME, &mut [0u8; 0]) {
+        Err(Errno::IO) => Err(Errno::IO),
+        _ => Ok(()),
+    }
+}
+
+/// Tells one mounting of the file system from the next: the number of what the kernel keeps of it
+/// in sysfs, from its first mount until its last is gone, and given to nothing else until the next
+/// boot. None where the kernel keeps nothing of it there (it does of ext4 and XFS).
+pub(super) fn mounting(dir: &OwnedFd) -> Option<u64> {
+    let stat = fs::fstat(dir).ok()?;
+    let (major, minor) = (fs::major(stat.st_dev), fs::minor(stat.st_dev));
+    let device = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let name = device.file_name()?;
+    ["ext4", "xfs"].iter().find_map(|kind| {
+        let kept = Path::new("/sys/fs").join(kind).join(name);
+        Some(std::fs::metadata(kept).ok()?.ino())
+    })
 }
 
 /// Whether a file's times have parts of a second.

@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::super::disk::FileFacts;
-use super::{NO_LINKS, OsDisk, STAT_MASK, facts_of};
+use super::{NO_LINKS, OsDisk, STAT_MASK, abilities, facts_of};
 use crate::files::{
     FileAttr, FilePath, FileResult, FileSystemFacts, NewNode, OpenFlags, RenameMode, SetTime,
     XattrMode,
@@ -432,6 +432,11 @@ pub fn sync(fd: BorrowedFd<'_>, data_only: bool) -> FileResult<()> {
         true => fs::fdatasync(fd),
         false => fs::fsync(fd),
     }
+}
+
+/// Makes a directory's names durable.
+pub fn sync_dir(fd: BorrowedFd<'_>) -> FileResult<()> {
+    abilities::sync_dir(fd)
 }
 
 /// fallocate(2).

@@ -164,6 +164,6 @@ impl OpenDir for PosixDir {
     }
 
     fn sync(&self) -> FileResult<()> {
-        posix::sync(self.fd.as_fd(), false)
+        posix::sync_dir(self.fd.as_fd())
     }
 }

@@ -58,7 +58,7 @@ impl PosixFile {
         let mut path = disk.path_of(self.fd()).unwrap_or_default();
         while let Some((above, _)) = path.split() {
             match disk.open_directory(&above) {
-                Ok(dir) => posix::sync(dir.as_fd(), false)?,
+                Ok(dir) => posix::sync_dir(dir.as_fd())?,
                 // It has lost that name by now.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {}
                 Err(e) => return Err(e),
