@@ -133,6 +133,7 @@ class Rig:
 def played(rig, operation, key, after, cut):
     """Runs an operation with disks cut off when it has made so many changes. Gives whether that came, and whether
     the operation was answered."""
+
     def power_cut():
         rig.seen = list(rig.calls.last)[-after:]
         for disk in cut:
