@@ -59,6 +59,12 @@ pub trait Kinds: Debug + Clone + 'static {
     type Copy: Clone + Debug;
     /// Names with their stamps and digests, of a range of names.
     type Page: Clone + Debug;
+
+    /// Whether a record is too long to be kept for those who might lack it one day: what it did is
+    /// fetched instead.
+    fn is_heavy(_body: &Self::Body) -> bool {
+        false
+    }
 }
 
 /// A name that a record changes.
@@ -530,7 +536,8 @@ impl<K: Kinds> Replica<K> {
         } else {
             self.commit
         };
-        let upto = needed.min(self.log.last().seq.saturating_sub(self.terms.retained));
+        let retained = self.log.light_at_end(self.terms.retained);
+        let upto = needed.min(self.log.last().seq.saturating_sub(retained));
         // A learner looks up in its log what copies must not replace.
         if self.is_complete && upto > self.log.base().seq {
             self.log.trim(upto);

@@ -58,6 +58,8 @@ pub struct Record {
     pub directory: DirectoryFlags,
     /// The change that made it, where the volume keeps copies.
     pub stamp: Option<Stamp>,
+    /// The file's number in mounts of such a volume, where it is not made of its first change.
+    pub ident: Option<u64>,
     /// Fields of a later version, kept as they are: (tag, value), ascending.
     pub(crate) unknown: Vec<(u64, Vec<u8>)>,
 }
@@ -226,6 +228,7 @@ impl Record {
             attrs: std::mem::take(&mut self.attrs),
             directory: self.directory,
             stamp: self.stamp,
+            ident: self.ident,
             unknown: std::mem::take(&mut self.unknown),
             ..Self::default()
         };

@@ -216,6 +216,12 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Room on the file system.
     fn room(&self) -> io::Result<Room>;
+
+    /// The operating system's disk, where it is one: a mount's symbolic links, FIFOs and
+    /// attributes of directories are none of a simulated disk's.
+    fn os(&self) -> Option<&super::osdisk::OsDisk> {
+        None
+    }
 }
 
 /// A file held open.

@@ -21,6 +21,7 @@ pub mod commit;
 pub mod disk;
 pub mod edits;
 pub mod hashing;
+pub(crate) mod in_place;
 pub mod index;
 pub mod inspect;
 pub mod intents;

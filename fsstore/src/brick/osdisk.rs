@@ -415,6 +415,10 @@ impl Disk for OsDisk {
         self.syncs_everything
     }
 
+    fn os(&self) -> Option<&OsDisk> {
+        Some(self)
+    }
+
     fn dir_record(&self, dir: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
         get_xattr(dir.as_fd(), XATTR_NAME)
     }

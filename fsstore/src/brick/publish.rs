@@ -211,6 +211,15 @@ impl<D: Disk> Tree<D> {
         Ok(())
     }
 
+    /// In a turn: gives a file another name, as a mount moves it.
+    pub(super) fn move_file(
+        &self,
+        (from, from_name): (&D::Dir, &str),
+        (to, to_name): (&D::Dir, &str),
+    ) -> io::Result<()> {
+        self.disk.rename(from, from_name, to, to_name)
+    }
+
     /// Holds a file that is about to lose its name, where its side file must outlast it.
     pub(super) fn hold(&self, dir: &D::Dir, name: &str) -> Option<D::File> {
         self.records
@@ -315,7 +324,7 @@ impl<D: Disk> Tree<D> {
 
     /// Opens a directory of a bucket, making what is missing and sheltering files that stand
     /// in the way. Errors: NoSuchBucket, Obstructed.
-    fn make_dirs(
+    pub(super) fn make_dirs(
         &self,
         turn: &mut Turn<'_, D>,
         bucket: &BucketName,

@@ -245,6 +245,9 @@ impl<D: Disk> Driver<D> {
             .last()
             .map_or(stored.base.seq, |record| record.at.seq);
         let applied = stored.checkpoint;
+        let changes = stored.records.iter();
+        let changes = changes.filter_map(|record| record.body.as_ref()?.as_deref());
+        self.seats[seat].member.note_moves(changes);
         let replica = Replica::start(self.now(), life, self.terms(), stored);
         let group = &mut self.groups[g as usize];
         group.copies.retain(|copy| copy.seat != seat);

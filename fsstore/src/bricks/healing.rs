@@ -9,6 +9,7 @@ use crc_fast::CrcAlgorithm;
 use placement::group::{GroupId, Grouping};
 use placement::replica::OpId;
 
+use super::files::nodes;
 use super::kinds::{BegunUpload, BucketFacts, Copied, Listed, Mark, Name, NewObject};
 use super::member::{CopyError, Copying, Member};
 use super::shared::{group_by, group_by_bucket};
@@ -93,6 +94,15 @@ async fn count<D: Disk>(member: &Arc<Member<D>>, grouping: Grouping, first: u32)
             }
         }
         let (listing, of) = (Arc::clone(&member.inner), bucket.clone());
+        let nodes = off_thread(move || {
+            let mut nodes = Vec::new();
+            nodes::names_below(&listing, &of, &mut |at, name| nodes.push((at, name)))?;
+            Ok(nodes)
+        });
+        for (at, name) in nodes.await? {
+            add(group_by(&grouping, &at), name);
+        }
+        let (listing, of) = (Arc::clone(&member.inner), bucket.clone());
         let uploads = off_thread(move || {
             let mut uploads = Vec::new();
             listing.each_upload(&of, |info| uploads.push((info.key, info.id)))?;
@@ -125,8 +135,15 @@ fn mark_of<D: Disk>(member: &Member<D>, name: &Name) -> Result<Option<Mark>> {
                 rest: (sum_of(&facts), 0),
             }))
         }
+        Name::Dir(bucket, path) => {
+            let at = Locator::new(bucket.clone(), path.clone());
+            nodes::mark_of_dir(&member.inner, &at)
+        }
         Name::Object(bucket, key) => {
             let at = Locator::new(bucket.clone(), key.clone());
+            if let Some(mark) = nodes::mark_of_special(&member.inner, &at)? {
+                return Ok(Some(mark));
+            }
             let looked = member.inner.look_now(&at)?;
             Ok(looked.map(|looked| Mark {
                 stamp: looked.record.stamp,
@@ -225,9 +242,16 @@ fn remove<D: Disk>(member: &Member<D>, turn: &mut Turn<'_, D>, name: &Name) -> R
             Err(StoreError::BucketNotEmpty) => Ok(()),
             other => other,
         },
+        Name::Dir(bucket, path) => {
+            let at = Locator::new(bucket.clone(), path.clone());
+            member.inner.remove_dir_now(turn, &at)
+        }
         Name::Object(bucket, key) => {
             let at = Locator::new(bucket.clone(), key.clone());
-            member.inner.remove_now(turn, &at)
+            match nodes::mark_of_special(&member.inner, &at)? {
+                Some(_) => member.inner.unlink_now(turn, &at),
+                None => member.inner.remove_now(turn, &at),
+            }
         }
         Name::Upload(bucket, _, id) => member.inner.end_upload_now(bucket, id),
     }
@@ -246,6 +270,10 @@ pub async fn copy<D: Disk>(
                 Ok(facts) => Ok(facts.map(Copied::Bucket)),
                 Err(error) => Err(CopyError::Source(error)),
             },
+            Name::Dir(bucket, path) => {
+                let at = Locator::new(bucket.clone(), path.clone());
+                nodes::copy_dir(&from.inner, &at).map_err(CopyError::Source)
+            }
             Name::Object(bucket, key) => copy_object(&from, &to, (bucket, key), ops()),
             Name::Upload(bucket, key, id) => copy_upload(&from, &to, (bucket, key), id, ops),
         })
@@ -260,6 +288,9 @@ fn copy_object<D: Disk>(
     op: OpId,
 ) -> Copying<Option<Copied>> {
     let at = Locator::new(bucket.clone(), key.clone());
+    if let Some(copied) = nodes::copy_special(&from.inner, &at).map_err(CopyError::Source)? {
+        return Ok(Some(copied));
+    }
     let Some(looked) = from.inner.look_now(&at).map_err(CopyError::Source)? else {
         return Ok(None);
     };
@@ -282,6 +313,10 @@ fn copy_object<D: Disk>(
             ..looked.record
         },
         owner: FileOwner::default(),
+        posix: match &looked.found.file {
+            Some(file) => nodes::posix_of_file(file.descriptor()).map_err(CopyError::Source)?,
+            None => None,
+        },
     };
     let sealing = Sealing {
         at: &at,
@@ -293,6 +328,9 @@ fn copy_object<D: Disk>(
     };
     let sealed = to.inner.seal_as(&file, sealing);
     sealed.map_err(CopyError::Target)?;
+    if let Some(posix) = &new.posix {
+        to.inner.give(&file, posix).map_err(CopyError::Target)?;
+    }
     file.sync().map_err(fail)?;
     to.stage(op, file);
     Ok(Some(Copied::Object(Box::new(new), op)))
@@ -348,6 +386,15 @@ pub fn replace<D: Disk>(
                 settings: facts.settings.clone(),
             };
             member.inner.keep_bucket(turn, &info, &FileOwner::default())
+        }
+        (Name::Dir(bucket, path), Some(Copied::Dir(ident, posix))) => {
+            let at = Locator::new(bucket.clone(), path.clone());
+            member.inner.make_dir_now(turn, &at, *ident, posix)
+        }
+        (Name::Object(bucket, key), Some(Copied::Special(special, posix, mtime_ns))) => {
+            let at = Locator::new(bucket.clone(), key.clone());
+            let special = (special, posix, *mtime_ns);
+            nodes::put_special(&member.inner, turn, &at, special)
         }
         (Name::Object(bucket, key), Some(Copied::Object(new, op))) => {
             let at = Locator::new(bucket.clone(), key.clone());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use placement::replica::{Effect, Kinds, OpId, Position};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::files::change::{FileChange, Posix, Special};
 use crate::brick::attrs::{Record, Stamp};
 use crate::name::{BucketName, ObjectKey, UploadId, hex};
 use crate::object::{
@@ -24,15 +25,23 @@ impl Kinds for Kept {
     type Body = Option<Arc<Change>>;
     type Copy = Arc<Copied>;
     type Page = Arc<Listed>;
+
+    fn is_heavy(body: &Self::Body) -> bool {
+        body.as_ref().is_some_and(|change| change.bytes().is_some())
+    }
 }
 
-/// Something that changes as one. Buckets come first, then objects, then uploads.
+/// Something that changes as one. Buckets come first, then directories,
+/// those above before those below, then objects, then uploads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Name {
     /// A bucket, with what is known of it.
     #[serde(rename = "b")]
     Bucket(BucketName),
-    /// An object.
+    /// A directory, where a mount made it or changed it.
+    #[serde(rename = "d")]
+    Dir(BucketName, ObjectKey),
+    /// An object, or what else but a directory stands at its path.
     #[serde(rename = "o")]
     Object(BucketName, ObjectKey),
     /// An upload under way, with its parts.
@@ -75,6 +84,9 @@ pub struct NewObject {
     pub record: Record,
     /// To whom it belongs.
     pub owner: FileOwner,
+    /// Permissions and attributes of a file that a mount moved here; none for what is put.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posix: Option<Box<Posix>>,
 }
 
 /// What an upload was begun with.
@@ -163,6 +175,24 @@ pub enum Change {
         /// What it is.
         part: Box<PartInfo>,
     },
+    /// What a mount changes at the path of an object.
+    File {
+        /// Where.
+        bucket: BucketName,
+        /// Where.
+        key: ObjectKey,
+        /// What.
+        change: Box<FileChange>,
+    },
+    /// What a mount changes of a directory.
+    Dir {
+        /// Where.
+        bucket: BucketName,
+        /// Its path, as a key without a slash at the end.
+        path: ObjectKey,
+        /// What.
+        change: Box<FileChange>,
+    },
     /// An upload ends without an object.
     End {
         /// To where.
@@ -208,12 +238,47 @@ impl Change {
                 let name = Name::Upload(bucket.clone(), key.clone(), id.clone());
                 vec![effect(name, false)]
             }
+            Self::File {
+                bucket,
+                key,
+                change,
+            } => {
+                let is_derived = change.is_derived();
+                let name = Name::Object(bucket.clone(), key.clone());
+                let other = change.other().cloned();
+                let other = other.map(|(bucket, key)| Name::Object(bucket, key));
+                let names = std::iter::once(name).chain(other);
+                names.map(|name| effect(name, is_derived)).collect()
+            }
+            Self::Dir {
+                bucket,
+                path,
+                change,
+            } => {
+                let name = Name::Dir(bucket.clone(), path.clone());
+                vec![effect(name, change.is_derived())]
+            }
             Self::Part {
                 bucket, key, id, ..
             } => {
                 let name = Name::Upload(bucket.clone(), key.clone(), id.clone());
                 vec![effect(name, true)]
             }
+        }
+    }
+
+    /// The bytes that stand beside it in the log.
+    pub fn bytes(&self) -> Option<&bytes::Bytes> {
+        match self {
+            Self::File { change, .. } => change.bytes(),
+            _ => None,
+        }
+    }
+
+    /// Gives it the bytes that stood beside it.
+    pub fn set_bytes(&mut self, found: bytes::Bytes) {
+        if let Self::File { change, .. } = self {
+            change.set_bytes(found);
         }
     }
 
@@ -258,6 +323,10 @@ pub enum Copied {
     Bucket(BucketFacts),
     /// An object, staged on the receiver under a number.
     Object(Box<NewObject>, OpId),
+    /// A symbolic link or the like, with its time.
+    Special(Special, Posix, i64),
+    /// A directory with its number.
+    Dir(u64, Posix),
     /// An upload with its parts, each staged on the receiver.
     Upload(BegunUpload, Vec<(PartInfo, OpId)>),
 }

@@ -2,7 +2,8 @@
 //! records of many groups durable.
 //!
 //! `replica/log` below the reserved directory is a run of frames: length of the payload (4 bytes,
-//! little endian), its CRC-32C (4 bytes), the payload, an [`Entry`] in JSON. Reading stops at the
+//! little endian), its CRC-32C (4 bytes), the payload, an [`Entry`] in JSON, and where it has bytes
+//! that are written in place, a NUL (which JSON has none of) and they. Reading stops at the
 //! first frame that is not whole; what follows was never said to be durable. Once it has grown, it
 //! is written anew with what is still needed, and renamed over the old one.
 
@@ -10,6 +11,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use placement::group::GroupId;
 use placement::replica::{Effect, OpId, Position, Record, Stored};
@@ -26,6 +28,9 @@ const NEXT_LOG: &str = "log.next";
 const LONG_LEN_BYTES: u64 = 64 << 20;
 /// Longest payload: a record with the longest attributes, in hexadecimal.
 const MAX_PAYLOAD_LEN_BYTES: usize = 8 << 20;
+
+/// Before bytes that stand beside an entry.
+const BESIDE: u8 = 0;
 
 /// What a frame says. `g` is the group, `e` and `s` are a position.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +62,15 @@ enum Entry {
     Kept { upto: Vec<(u32, u64)> },
     /// The tree is whole, with all up to here.
     Whole { g: u32, s: u64 },
+}
+
+impl Entry {
+    fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Record { change, .. } => change.as_ref()?.bytes(),
+            _ => None,
+        }
+    }
 }
 
 type Logged = Arc<Record<Kept>>;
@@ -111,7 +125,11 @@ fn fail(e: std::io::Error) -> StoreError {
 }
 
 fn push_frame(out: &mut Vec<u8>, entry: &Entry) -> Result<()> {
-    let payload = serde_json::to_vec(entry).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    let mut payload = serde_json::to_vec(entry).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    if let Some(bytes) = entry.bytes() {
+        payload.push(BESIDE);
+        payload.extend_from_slice(bytes);
+    }
     if payload.len() > MAX_PAYLOAD_LEN_BYTES {
         return Err(StoreError::MetadataTooLarge {
             len_bytes: payload.len(),
@@ -141,7 +159,17 @@ fn next_frame(bytes: &[u8]) -> Option<(Entry, &[u8])> {
     if check_sum(payload) != u32::from_le_bytes(*crc) {
         return None;
     }
-    Some((serde_json::from_slice(payload).ok()?, rest))
+    let (entry, beside) = match payload.iter().position(|byte| *byte == BESIDE) {
+        Some(end) => (&payload[..end], Some(&payload[end + 1..])),
+        None => (payload, None),
+    };
+    let mut entry: Entry = serde_json::from_slice(entry).ok()?;
+    if let (Some(beside), Entry::Record { change, .. }) = (beside, &mut entry)
+        && let Some(change) = change
+    {
+        change.set_bytes(Bytes::copy_from_slice(beside));
+    }
+    Some((entry, rest))
 }
 
 fn entry_of(group: GroupId, record: &Record<Kept>) -> Entry {

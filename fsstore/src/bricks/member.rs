@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use placement::layout::BrickId;
 use placement::replica::{OpId, Record};
 
+use super::files::applying::{ApplyingFile, moves_of};
 use super::healing::Census;
 use super::kinds::{Change, Kept, NewObject, stamp_of};
 use crate::brick::attrs::Stamp;
@@ -43,6 +44,8 @@ pub struct Member<D: Disk> {
     dir: Arc<D::Dir>,
     staged: Mutex<HashMap<OpId, Arc<D::File>>>,
     failed: AtomicBool,
+    /// Where records that are made again move files to, by the files' numbers.
+    moves: Mutex<HashMap<u64, Vec<Locator>>>,
     /// Its names, while others are compared with them.
     pub(super) census: tokio::sync::Mutex<Option<Census>>,
 }
@@ -76,6 +79,7 @@ impl<D: Disk> Member<D> {
             dir,
             staged: Mutex::default(),
             failed: AtomicBool::new(false),
+            moves: Mutex::default(),
             census: tokio::sync::Mutex::new(None),
         })
     }
@@ -97,6 +101,22 @@ impl<D: Disk> Member<D> {
 
     pub(super) fn set_failed(&self, failed: bool) {
         self.failed.store(failed, Ordering::Release);
+    }
+
+    /// Notes where records that may be made again move files to: a change of a file that is at its
+    /// new place already is made there.
+    pub(super) fn note_moves<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) {
+        let mut moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        for (ident, to) in changes.into_iter().filter_map(moves_of) {
+            moves.entry(ident).or_default().push(to);
+        }
+    }
+
+    /// Where a file of this number may have been moved before a crash, latest first.
+    pub(super) fn moved_to(&self, ident: u64) -> Vec<Locator> {
+        let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = moves.get(&ident).into_iter().flatten();
+        found.rev().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<OpId, Arc<D::File>>> {
@@ -174,6 +194,9 @@ impl<D: Disk> Member<D> {
                 stamp: Some(stamp_of(record.at)),
             };
             self.inner.seal_as(&file, sealing)?;
+            if let Some(posix) = &new.posix {
+                self.inner.give(&file, posix)?;
+            }
         }
         match self
             .inner
@@ -333,7 +356,8 @@ impl<D: Disk> Member<D> {
             Some(
                 Change::Put { bucket, key, .. }
                 | Change::Remove { bucket, key }
-                | Change::Patch { bucket, key, .. },
+                | Change::Patch { bucket, key, .. }
+                | Change::File { bucket, key, .. },
             ) => Some((bucket.clone(), key.clone())),
             _ => None,
         };
@@ -457,7 +481,26 @@ impl<D: Disk> Applying<'_, D> {
                 id,
                 part,
             } => self.part(&at(bucket, key), id, part),
+            Change::File {
+                bucket,
+                key,
+                change,
+            } => self.of_mount(&at(bucket, key)).file(turn, change),
+            Change::Dir {
+                bucket,
+                path,
+                change,
+            } => self.of_mount(&at(bucket, path)).dir(turn, change),
             Change::End { bucket, id, .. } => inner.end_upload_now(bucket, id),
+        }
+    }
+
+    fn of_mount<'b>(&'b self, at: &'b Locator) -> ApplyingFile<'b, D> {
+        ApplyingFile {
+            member: self.member,
+            at,
+            stamp: self.stamp,
+            checks: self.checks,
         }
     }
 

@@ -57,6 +57,7 @@
 mod coming;
 mod driver;
 mod fan;
+pub mod files;
 mod healing;
 pub mod home;
 pub mod identity;

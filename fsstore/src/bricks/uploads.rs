@@ -278,6 +278,7 @@ impl<D: Disk> Shared<D> {
                 modified_ns: 0,
                 record,
                 owner: upload.info.file_owner,
+                posix: None,
             },
             modified: options.modified,
             upload: Some(id.clone()),

@@ -90,6 +90,7 @@ impl<D: Disk> Staged for BricksStaged<D> {
             modified_ns: 0,
             record,
             owner: options.file_owner,
+            posix: None,
         };
         let op = shared.new_op();
         for (member, file) in taken.files {

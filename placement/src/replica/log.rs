@@ -83,6 +83,18 @@ impl<K: Kinds> Log<K> {
         self.records.range(from..to).cloned().collect()
     }
 
+    /// How many records at the end, `limit` at most, have none among them that is heavy.
+    pub fn light_at_end(&self, limit: u64) -> u64 {
+        let is_light = |record: &&Arc<Record<K>>| !record.body.as_ref().is_some_and(K::is_heavy);
+        let last = self.records.iter().rev().take(limit as usize);
+        let light = last.take_while(is_light).count();
+        match light == self.records.len() {
+            // Below these there is nothing to keep either.
+            true => limit,
+            false => light as u64,
+        }
+    }
+
     /// Records above `seq`.
     pub fn above(&self, seq: u64) -> impl Iterator<Item = &Arc<Record<K>>> {
         let skipped = seq.saturating_sub(self.base.seq) as usize;

@@ -44,7 +44,8 @@ mod tag {
     pub const DIRECTORY: u64 = 16;
     pub const MTIME_BEFORE: u64 = 17;
     pub const STAMP: u64 = 18;
-    pub const HIGHEST: u64 = STAMP;
+    pub const IDENT: u64 = 20;
+    pub const HIGHEST: u64 = IDENT;
 }
 
 /// Why bytes are not a record.
@@ -202,6 +203,9 @@ impl Record {
             push_varint(&mut value, stamp.seq);
             push_field(&mut out, tag::STAMP, &value);
         }
+        if let Some(ident) = self.ident {
+            push_field(&mut out, tag::IDENT, &ident.to_le_bytes());
+        }
         for (tag, value) in &self.unknown {
             push_field(&mut out, *tag, value);
         }
@@ -297,6 +301,7 @@ impl Record {
                     seq: value.varint()?,
                 });
             }
+            tag::IDENT => self.ident = Some(u64::from_le_bytes(value.array()?)),
             _ => return Err(AttrsError::Malformed("tag 0 is none")),
         }
         value.end()

@@ -234,7 +234,7 @@ fn part_checksums_are_kept_for_all_or_none() {
 #[test]
 fn fields_of_a_later_version_are_kept() {
     let mut record = typical();
-    record.unknown = vec![(19, b"new".to_vec()), (1_000, Vec::new())];
+    record.unknown = vec![(21, b"new".to_vec()), (1_000, Vec::new())];
     let back = Record::decode(&record.encode()).unwrap();
     assert_eq!(back, record);
 }
@@ -376,7 +376,7 @@ fn records() -> impl Strategy<Value = Record> {
         proptest::option::of("[A-Za-z0-9_-]{1,64}"),
         some_parts(),
         any::<(bool, bool)>(),
-        btree_map(19..u64::MAX, vec(any::<u8>(), 0..10), 0..3),
+        btree_map(21..u64::MAX, vec(any::<u8>(), 0..10), 0..3),
         proptest::option::of(any::<(u64, u64)>()),
     );
     (state, digests, attributes(), rest).prop_map(|(state, digests, attrs, rest)| Record {
@@ -402,6 +402,7 @@ fn records() -> impl Strategy<Value = Record> {
             is_marker: rest.2.1,
         },
         stamp: rest.4.map(|(epoch, seq)| Stamp { epoch, seq }),
+        ident: rest.4.map(|(epoch, seq)| epoch ^ seq),
         unknown: rest.3.into_iter().collect(),
     })
 }
