@@ -58,6 +58,8 @@ pub struct Record {
     pub directory: DirectoryFlags,
     /// The change that made it, where the volume keeps copies.
     pub stamp: Option<Stamp>,
+    /// The change that made it whole, where later ones changed attributes; else that is `stamp`.
+    pub made: Option<Stamp>,
     /// The file's number in mounts of such a volume, where it is not made of its first change.
     pub ident: Option<u64>,
     /// Fields of a later version, kept as they are: (tag, value), ascending.
@@ -150,6 +152,11 @@ impl FileFacts {
 }
 
 impl Record {
+    /// The change that made the object whole, its bytes with it.
+    pub fn bytes_stamp(&self) -> Option<Stamp> {
+        self.made.or(self.stamp)
+    }
+
     /// Whether the digests hold for a file of this length, mtime and inode. Those of no bytes hold
     /// for every empty file.
     pub fn verdict(&self, len_bytes: u64, mtime_ns: i64, ino: u64) -> Verdict {
@@ -228,6 +235,7 @@ impl Record {
             attrs: std::mem::take(&mut self.attrs),
             directory: self.directory,
             stamp: self.stamp,
+            made: self.made,
             ident: self.ident,
             unknown: std::mem::take(&mut self.unknown),
             ..Self::default()

@@ -11,7 +11,7 @@ use super::disk::{Disk, DiskFile};
 use super::look::Looked;
 use super::object::BrickObject;
 use super::sink::require_room;
-use super::staged::Whole;
+use super::staged::{Whole, give};
 use super::tree::{absent_is_none, failed, is_absent};
 use super::upload::Upload;
 use super::{Brick, Inner};
@@ -249,6 +249,7 @@ impl<D: Disk> Inner<D> {
         let Some(mut looked) = self.look_blocking(at)? else {
             return Ok(());
         };
+        looked.record.made = looked.record.bytes_stamp();
         looked.record.stamp = Some(stamp);
         let patch = AttrsPatch {
             headers: Some((attrs.system, attrs.user)),
@@ -260,6 +261,23 @@ impl<D: Disk> Inner<D> {
             modified: touched,
         };
         self.patch_looked(turn, at, looked, patch).map(|_| ())
+    }
+
+    /// In a turn: gives what stands to another owner.
+    pub(crate) fn give_to(&self, at: &Locator, owner: FileOwner) -> Result<()> {
+        let Some(found) = self.tree.find_readable(at)? else {
+            return Ok(());
+        };
+        match &found.file {
+            Some(file) => {
+                self.stamps.changing(found.facts.ino);
+                let given = give(file, Some(owner));
+                let facts = file.facts().map_err(failed("look at an object"))?;
+                self.ours(&facts);
+                given
+            }
+            None => Ok(()),
+        }
     }
 
     /// In a turn: makes a bucket's directory where it is not.

@@ -388,9 +388,9 @@ impl<D: Disk> Inner<D> {
         // new time would vouch for them.
         let keeps_doubt = in_doubt && !patch.touch;
         if keeps_doubt {
-            let stamp = record.stamp;
+            let (stamp, made) = (record.stamp, record.made);
             record = self.record_of(&found)?;
-            record.stamp = stamp;
+            (record.stamp, record.made) = (stamp, made);
         }
         let attrs = &mut record.attrs;
         if let Some((system, user)) = patch.headers {
@@ -503,7 +503,7 @@ impl<D: Disk> Inner<D> {
 }
 
 /// Gives a file that stands to another owner, with the permissions it has.
-fn give<F: DiskFile>(file: &F, owner: Option<FileOwner>) -> Result<()> {
+pub(super) fn give<F: DiskFile>(file: &F, owner: Option<FileOwner>) -> Result<()> {
     let Some(FileOwner {
         uid: uid @ Some(_),
         gid,

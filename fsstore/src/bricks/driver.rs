@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::healing::Touched;
 use super::kinds::Kept;
 use super::ledger::Ledger;
-use super::logger::{LogJob, Logged};
+use super::logger::LogJob;
 use super::member::{Member, Spoiled};
 use super::shared::Shared;
 use crate::brick::disk::Disk;
@@ -31,6 +31,7 @@ mod applying;
 mod coming;
 mod heal;
 mod input;
+mod logging;
 mod members;
 mod requests;
 
@@ -107,6 +108,9 @@ struct Copy {
     applied: u64,
     /// In sync, but not read before it has published up to here.
     readable_from: u64,
+    /// What is to be logged, while bytes of the first are fetched.
+    unlogged: VecDeque<LogJob>,
+    is_fetching: bool,
     /// Tickets of what is being logged, each with its first record.
     logging: VecDeque<(u64, u64)>,
     /// What is to be done in the tree once the records that it is about are logged: only a brick
@@ -248,6 +252,12 @@ impl<D: Disk> Driver<D> {
         let changes = stored.records.iter();
         let changes = changes.filter_map(|record| record.body.as_ref()?.as_deref());
         self.seats[seat].member.note_moves(changes);
+        let known = stored.is_complete.then_some(applied);
+        let member = Arc::clone(&self.seats[seat].member);
+        member.note_applied(GroupId(g), None);
+        if known.is_some() {
+            member.note_applied(GroupId(g), known);
+        }
         let replica = Replica::start(self.now(), life, self.terms(), stored);
         let group = &mut self.groups[g as usize];
         group.copies.retain(|copy| copy.seat != seat);
@@ -260,6 +270,8 @@ impl<D: Disk> Driver<D> {
             old,
             applied,
             readable_from: old,
+            unlogged: VecDeque::new(),
+            is_fetching: false,
             logging: VecDeque::new(),
             held: VecDeque::new(),
             rebases: 0,
@@ -370,6 +382,13 @@ impl<D: Disk> Driver<D> {
                     self.spoil(group.0, seat, &error);
                 }
             }
+            Input::Fetched {
+                brick,
+                life,
+                group,
+                ticket,
+                result,
+            } => self.fetched((brick, life), group, ticket, result),
             Input::Revived { brick, stored } => self.revived(brick, stored),
             Input::Tell {
                 brick,
@@ -443,16 +462,15 @@ impl<D: Disk> Driver<D> {
                     copy.logging.push_back((ticket, first.at.seq));
                 }
                 let life = copy.life;
-                self.log(
-                    seat,
-                    LogJob::Persist {
-                        group,
-                        life,
-                        ticket,
-                        keep,
-                        records,
-                    },
-                );
+                copy.unlogged.push_back(LogJob::Persist {
+                    group,
+                    life,
+                    ticket,
+                    keep,
+                    records,
+                    lacking: Vec::new(),
+                });
+                self.log_on(g, seat);
             }
             Action::Rebase { ticket, base } => {
                 let Some(copy) = self.copy(g, seat) else {
@@ -464,6 +482,8 @@ impl<D: Disk> Driver<D> {
                 copy.applied = base.seq;
                 copy.old = u64::MAX;
                 let life = copy.life;
+                // What was to be logged before is of the log that is over.
+                copy.unlogged.clear();
                 self.log(
                     seat,
                     LogJob::Rebase {
@@ -473,6 +493,7 @@ impl<D: Disk> Driver<D> {
                         base,
                     },
                 );
+                self.seats[seat].member.note_applied(group, None);
             }
             Action::Trim { base } => self.log(seat, LogJob::Trim { group, base }),
             Action::Decide { op, .. } => self.decide(g, seat, op),
@@ -497,37 +518,6 @@ impl<D: Disk> Driver<D> {
 
     fn has_life(&mut self, g: u32, seat: usize, life: u64) -> bool {
         self.copy(g, seat).is_some_and(|copy| copy.life == life)
-    }
-
-    fn log(&self, seat: usize, job: LogJob) {
-        // A thread that is gone has said that its disk failed.
-        let _ = self.seats[seat].jobs.send(job);
-    }
-
-    fn logged(&mut self, brick: BrickId, logged: Logged) {
-        let Some(seat) = self.seat_of(brick) else {
-            return;
-        };
-        for (group, life, ticket) in logged.persisted {
-            if !self.has_life(group.0, seat, life) {
-                continue;
-            }
-            self.release(group.0, seat, ticket);
-            self.inbox
-                .push_back((group.0, seat, Event::Persisted { ticket }));
-        }
-        for (group, life, seq) in logged.kept {
-            if self.has_life(group.0, seat, life) {
-                self.inbox
-                    .push_back((group.0, seat, Event::Checkpointed { seq }));
-            }
-        }
-        for (group, life, session) in logged.whole {
-            if self.has_life(group.0, seat, life) {
-                self.inbox
-                    .push_back((group.0, seat, Event::Settled { session }));
-            }
-        }
     }
 
     fn tick(&mut self) {

@@ -18,6 +18,8 @@ use crate::error::StoreError;
 use crate::object::Precondition;
 use crate::volume::Volume;
 
+mod away;
+
 /// Longer than any request waits for a primary.
 const SOON: Duration = Duration::from_secs(40);
 const KEY: &str = "dir/new";

@@ -358,7 +358,7 @@ fn copy_upload<D: Disk>(
     for part in upload.parts_after(None, usize::MAX) {
         let opened = upload.open_part(from.inner.disk(), part.number);
         let (source, at) = opened.map_err(CopyError::Source)?;
-        let file = to.copy_range_here(&source, at, part.len_bytes)?;
+        let (file, _) = to.copy_range_here(&source, at, part.len_bytes)?;
         let synced = file.sync();
         synced.map_err(|e| CopyError::Target(StoreError::from_io("fetch a part", e)))?;
         let op = ops();

@@ -3,21 +3,23 @@
 //!
 //! `replica/log` below the reserved directory is a run of frames: length of the payload (4 bytes,
 //! little endian), its CRC-32C (4 bytes), the payload, an [`Entry`] in JSON, and where it has bytes
-//! that are written in place, a NUL (which JSON has none of) and they. Reading stops at the
-//! first frame that is not whole; what follows was never said to be durable. Once it has grown, it
+//! that are written in place, a NUL (which JSON has none of) and they. Reading stops at the first
+//! frame that is not whole; what follows was never said to be durable. What was written
+//! together begins with a frame that says that all before it is durable: after a crash only the
+//! last of it may be there without the files that were staged for it. Once the log has grown, it
 //! is written anew with what is still needed, and renamed over the old one.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use crc_fast::CrcAlgorithm;
+mod frame;
+
+use frame::{Entry, entry_of, next_frame, push_frame};
 use placement::group::GroupId;
 use placement::replica::{Effect, OpId, Position, Record, Stored};
-use serde::{Deserialize, Serialize};
 
-use super::kinds::{Change, Kept, Name};
+use super::kinds::{Kept, Name};
 use crate::brick::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
 
@@ -26,52 +28,6 @@ const LOG: &str = "log";
 const NEXT_LOG: &str = "log.next";
 /// A log longer than this is written anew, where that halves it at least; in bytes.
 const LONG_LEN_BYTES: u64 = 64 << 20;
-/// Longest payload: a record with the longest attributes, in hexadecimal.
-const MAX_PAYLOAD_LEN_BYTES: usize = 8 << 20;
-
-/// Before bytes that stand beside an entry.
-const BESIDE: u8 = 0;
-
-/// What a frame says. `g` is the group, `e` and `s` are a position.
-#[derive(Debug, Serialize, Deserialize)]
-enum Entry {
-    /// The first of a log: whether the tree was whole when it was begun.
-    Begun { is_whole: bool },
-    /// A record.
-    #[serde(rename = "r")]
-    Record {
-        g: u32,
-        e: u64,
-        s: u64,
-        op: u64,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        names: Vec<(Name, bool)>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        change: Option<Box<Change>>,
-    },
-    /// Records above this one are none.
-    Cut { g: u32, s: u64 },
-    /// The group's log begins anew above this, and the tree is whole or not.
-    Base {
-        g: u32,
-        e: u64,
-        s: u64,
-        is_whole: bool,
-    },
-    /// The tree has these records, durably: groups and numbers.
-    Kept { upto: Vec<(u32, u64)> },
-    /// The tree is whole, with all up to here.
-    Whole { g: u32, s: u64 },
-}
-
-impl Entry {
-    fn bytes(&self) -> Option<&Bytes> {
-        match self {
-            Self::Record { change, .. } => change.as_ref()?.bytes(),
-            _ => None,
-        }
-    }
-}
 
 type Logged = Arc<Record<Kept>>;
 
@@ -82,6 +38,8 @@ struct GroupLog {
     checkpoint: u64,
     is_whole: bool,
     records: VecDeque<Logged>,
+    /// Up to here records are durable with the files staged for them.
+    confirmed: u64,
 }
 
 impl GroupLog {
@@ -89,6 +47,7 @@ impl GroupLog {
         let kept = seq.saturating_sub(self.base.seq);
         self.records
             .truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        self.confirmed = self.confirmed.min(seq);
     }
 
     fn trim(&mut self, base: Position) {
@@ -117,77 +76,15 @@ pub struct ReplicaLog<D: Disk> {
     compact_len_bytes: u64,
     /// Frames that are not written yet.
     unwritten: Vec<u8>,
+    /// Whether all that was written is durable.
+    is_synced: bool,
+    /// Groups with records that are not confirmed.
+    unconfirmed: Vec<u32>,
     groups: Vec<GroupLog>,
 }
 
 fn fail(e: std::io::Error) -> StoreError {
     StoreError::from_io("write the log of changes", e)
-}
-
-fn push_frame(out: &mut Vec<u8>, entry: &Entry) -> Result<()> {
-    let mut payload = serde_json::to_vec(entry).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    if let Some(bytes) = entry.bytes() {
-        payload.push(BESIDE);
-        payload.extend_from_slice(bytes);
-    }
-    if payload.len() > MAX_PAYLOAD_LEN_BYTES {
-        return Err(StoreError::MetadataTooLarge {
-            len_bytes: payload.len(),
-            max_bytes: MAX_PAYLOAD_LEN_BYTES,
-        });
-    }
-    out.extend((payload.len() as u32).to_le_bytes());
-    out.extend(check_sum(&payload).to_le_bytes());
-    out.extend(payload);
-    Ok(())
-}
-
-fn check_sum(payload: &[u8]) -> u32 {
-    // A CRC-32 has 32 bits.
-    crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, payload) as u32
-}
-
-/// The next whole frame and what follows it.
-fn next_frame(bytes: &[u8]) -> Option<(Entry, &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let len = u32::from_le_bytes(*len) as usize;
-    if len > MAX_PAYLOAD_LEN_BYTES || rest.len() < len {
-        return None;
-    }
-    let (payload, rest) = rest.split_at(len);
-    if check_sum(payload) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let (entry, beside) = match payload.iter().position(|byte| *byte == BESIDE) {
-        Some(end) => (&payload[..end], Some(&payload[end + 1..])),
-        None => (payload, None),
-    };
-    let mut entry: Entry = serde_json::from_slice(entry).ok()?;
-    if let (Some(beside), Entry::Record { change, .. }) = (beside, &mut entry)
-        && let Some(change) = change
-    {
-        change.set_bytes(Bytes::copy_from_slice(beside));
-    }
-    Some((entry, rest))
-}
-
-fn entry_of(group: GroupId, record: &Record<Kept>) -> Entry {
-    let effects = record.effects.iter();
-    Entry::Record {
-        g: group.0,
-        e: record.at.epoch,
-        s: record.at.seq,
-        op: record.op.0,
-        names: effects
-            .map(|effect| (effect.name.clone(), effect.is_derived))
-            .collect(),
-        change: record
-            .body
-            .clone()
-            .flatten()
-            .map(|change| Box::new((*change).clone())),
-    }
 }
 
 impl<D: Disk> ReplicaLog<D> {
@@ -209,6 +106,8 @@ impl<D: Disk> ReplicaLog<D> {
             end: 0,
             compact_len_bytes: 0,
             unwritten: Vec::new(),
+            is_synced: false,
+            unconfirmed: Vec::new(),
             groups: vec![GroupLog::default(); groups as usize],
         };
         let mut rest = bytes.as_slice();
@@ -226,10 +125,74 @@ impl<D: Disk> ReplicaLog<D> {
             log.take(begun);
             log.write()?;
         }
-        // What an earlier run wrote and did not sync counts from now on.
-        log.sync()?;
         log.disk.sync_dir(&log.dir).map_err(fail)?;
+        log.file.sync().map_err(fail)?;
         Ok(log)
+    }
+
+    /// What an earlier run may have written without the files staged for it: who opens the log
+    /// looks after them, [cuts](Self::cut) what is not whole, and then [confirms](Self::confirm).
+    pub fn doubtful(&self) -> Vec<(GroupId, Logged)> {
+        let mut groups = self.unconfirmed.clone();
+        groups.sort_unstable();
+        groups.dedup();
+        let of = |g: u32| {
+            let group = &self.groups[g as usize];
+            let since = group.confirmed.max(group.checkpoint);
+            let records = group.records.iter();
+            records
+                .filter(move |record| record.at.seq > since)
+                .map(move |record| (GroupId(g), Arc::clone(record)))
+        };
+        groups.into_iter().flat_map(of).collect()
+    }
+
+    /// Whether a record after this one says all that becomes of all its names.
+    pub fn is_replaced(&self, group: GroupId, record: &Record<Kept>) -> bool {
+        let group = &self.groups[group.0 as usize];
+        let later = || {
+            let records = group.records.iter();
+            records.filter(|later| later.at.seq > record.at.seq)
+        };
+        let is_said = |effect: &Effect<Name>| {
+            later().any(|later| {
+                let mut effects = later.effects.iter();
+                effects.any(|other| other.name == effect.name && !other.is_derived)
+            })
+        };
+        record.effects.first().is_none_or(is_said)
+    }
+
+    /// Drops a group's records above a number.
+    pub fn cut(&mut self, group: GroupId, seq: u64) -> Result<()> {
+        self.push(Entry::Cut { g: group.0, s: seq })
+    }
+
+    /// All that was written is durable, with the files staged for it.
+    pub fn confirm(&mut self) {
+        for g in std::mem::take(&mut self.unconfirmed) {
+            if let Some(group) = self.groups.get_mut(g as usize) {
+                group.confirmed = group.last();
+            }
+        }
+    }
+
+    /// Writes the log anew with what is known to be durable, after a sync had failed: what the
+    /// kernel has in memory of the rest may be nowhere else, and no further sync would say so.
+    /// Gives the operations whose records are dropped.
+    pub fn keep_confirmed(&mut self) -> Result<Vec<OpId>> {
+        let mut dropped = Vec::new();
+        for g in std::mem::take(&mut self.unconfirmed) {
+            if let Some(group) = self.groups.get_mut(g as usize) {
+                let confirmed = group.confirmed;
+                let above = group.records.iter().rev();
+                let above = above.take_while(|record| record.at.seq > confirmed);
+                dropped.extend(above.map(|record| record.op));
+                group.cut(confirmed);
+            }
+        }
+        self.compact()?;
+        Ok(dropped)
     }
 
     fn group(&mut self, group: u32) -> Option<&mut GroupLog> {
@@ -263,8 +226,10 @@ impl<D: Disk> ReplicaLog<D> {
                     && s == group.last() + 1
                 {
                     group.records.push_back(Arc::new(record));
+                    self.unconfirmed.push(g);
                 }
             }
+            Entry::Synced => self.confirm(),
             Entry::Cut { g, s } => {
                 if let Some(group) = self.group(g) {
                     group.cut(s);
@@ -277,6 +242,7 @@ impl<D: Disk> ReplicaLog<D> {
                         checkpoint: s,
                         is_whole,
                         records: VecDeque::new(),
+                        confirmed: s,
                     };
                 }
             }
@@ -348,6 +314,9 @@ impl<D: Disk> ReplicaLog<D> {
             push_frame(&mut self.unwritten, &entry_of(group, record))?;
             found.records.push_back(Arc::clone(record));
         }
+        if !records.is_empty() {
+            self.unconfirmed.push(group.0);
+        }
         Ok(())
     }
 
@@ -388,6 +357,12 @@ impl<D: Disk> ReplicaLog<D> {
     /// Writes what was taken, without a sync.
     pub fn write(&mut self) -> Result<()> {
         if !self.unwritten.is_empty() {
+            if std::mem::take(&mut self.is_synced) {
+                let mut marked = Vec::new();
+                push_frame(&mut marked, &Entry::Synced)?;
+                marked.append(&mut self.unwritten);
+                self.unwritten = marked;
+            }
             self.file
                 .write_at(self.end, &self.unwritten)
                 .map_err(fail)?;
@@ -397,9 +372,17 @@ impl<D: Disk> ReplicaLog<D> {
         Ok(())
     }
 
-    /// Makes what was written durable.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync().map_err(fail)
+    /// Makes what was written durable; the files staged for it are.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync().map_err(fail)?;
+        self.synced();
+        Ok(())
+    }
+
+    /// Notes that what was written is durable, with the files staged for it.
+    pub fn synced(&mut self) {
+        self.is_synced = true;
+        self.confirm();
     }
 
     /// Writes the log anew where it has grown long; everything taken is durable then.
@@ -450,110 +433,10 @@ impl<D: Disk> ReplicaLog<D> {
         self.end = bytes.len() as u64;
         self.compact_len_bytes = self.end;
         self.unwritten.clear();
+        self.is_synced = true;
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use placement::group::GroupId;
-    use placement::replica::{OpId, Position, Record};
-
-    use super::ReplicaLog;
-    use crate::brick::crashdisk::{Abilities, CrashDisk, World};
-    use crate::brick::disk::{Disk, DiskFile};
-
-    fn record(epoch: u64, seq: u64) -> Arc<Record<super::Kept>> {
-        Arc::new(Record {
-            at: Position { epoch, seq },
-            op: OpId(seq),
-            effects: Vec::new(),
-            body: None,
-        })
-    }
-
-    fn open(disk: &Arc<CrashDisk>) -> ReplicaLog<CrashDisk> {
-        ReplicaLog::open(Arc::clone(disk), disk.root(), 2, true).unwrap()
-    }
-
-    fn seqs(log: &ReplicaLog<CrashDisk>, group: u32) -> Vec<(u64, u64)> {
-        let stored = log.stored(GroupId(group));
-        let records = stored.records.iter();
-        records
-            .map(|record| (record.at.epoch, record.at.seq))
-            .collect()
-    }
-
-    fn disk() -> Arc<CrashDisk> {
-        Arc::new(CrashDisk::new(World::new(), Abilities::default()))
-    }
-
-    #[test]
-    fn what_was_written_is_read_again_and_what_was_cut_is_not() {
-        let disk = disk();
-        let mut log = open(&disk);
-        let group = GroupId(1);
-        log.append(group, 0, &[record(1, 1), record(1, 2), record(1, 3)])
-            .unwrap();
-        log.append(group, 1, &[record(2, 2)]).unwrap();
-        log.note_kept(&[(group, 1)]).unwrap();
-        log.write().unwrap();
-        let again = open(&disk);
-        assert_eq!(seqs(&again, 1), [(1, 1), (2, 2)]);
-        assert_eq!(again.stored(group).checkpoint, 1);
-        assert!(again.stored(group).is_complete && seqs(&again, 0).is_empty());
-    }
-
-    #[test]
-    fn a_torn_end_is_dropped_and_written_over() {
-        let disk = disk();
-        let mut log = open(&disk);
-        log.append(GroupId(0), 0, &[record(1, 1)]).unwrap();
-        log.write().unwrap();
-        let whole = log.end;
-        log.append(GroupId(0), 1, &[record(1, 2)]).unwrap();
-        log.write().unwrap();
-        let file = disk.open_own(&disk.root(), "log", false).unwrap();
-        file.set_len(log.end - 1).unwrap();
-        let mut torn = open(&disk);
-        assert_eq!((seqs(&torn, 0), torn.end), (vec![(1, 1)], whole));
-        torn.append(GroupId(0), 1, &[record(3, 2)]).unwrap();
-        torn.write().unwrap();
-        assert_eq!(seqs(&open(&disk), 0), [(1, 1), (3, 2)]);
-    }
-
-    #[test]
-    fn a_log_written_anew_says_the_same_in_less() {
-        let disk = disk();
-        let mut log = open(&disk);
-        for seq in 1..100 {
-            log.append(GroupId(0), seq - 1, &[record(1, seq)]).unwrap();
-        }
-        log.note_kept(&[(GroupId(0), 98)]).unwrap();
-        log.trim(GroupId(0), Position { epoch: 1, seq: 90 });
-        log.rebase(GroupId(1), Position { epoch: 4, seq: 7 })
-            .unwrap();
-        log.write().unwrap();
-        let long = log.end;
-        log.compact().unwrap();
-        assert!(log.end < long / 4);
-        let again = open(&disk);
-        assert_eq!(seqs(&again, 0).len(), 9);
-        assert_eq!(again.stored(GroupId(0)).checkpoint, 98);
-        let other = again.stored(GroupId(1));
-        assert_eq!((other.base.seq, other.is_complete), (7, false));
-    }
-
-    #[test]
-    fn a_doubted_log_is_of_no_whole_tree() {
-        let disk = disk();
-        let mut log = open(&disk);
-        log.append(GroupId(0), 0, &[record(1, 1)]).unwrap();
-        log.write().unwrap();
-        log.doubt().unwrap();
-        let again = open(&disk);
-        assert!(!again.stored(GroupId(0)).is_complete && seqs(&again, 0).is_empty());
-    }
-}
+mod tests;

@@ -1,18 +1,19 @@
 //! A brick's logging thread: makes records and the files staged for them durable, many groups by
 //! one sync. Where the disk fails it says so, and looks now and then whether the disk is back.
 
+use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use placement::group::GroupId;
-use placement::replica::{Position, Record, Session};
+use placement::replica::{OpId, Position, Record, Session};
 
 use super::driver::Input;
 use super::kinds::Kept;
 use super::log::ReplicaLog;
-use super::member::Member;
+use super::member::{CopyError, Member};
 use crate::brick::commit::SYNC_EVERYTHING_FROM;
 use crate::brick::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
@@ -34,6 +35,8 @@ pub enum LogJob {
         ticket: u64,
         keep: u64,
         records: Vec<Arc<Record<Kept>>>,
+        /// Those whose bytes nobody needs any more.
+        lacking: Vec<OpId>,
     },
     /// A log begun anew above `base`; the tree is not whole.
     Rebase {
@@ -75,19 +78,19 @@ pub type Members<D> = Arc<RwLock<Vec<Arc<Member<D>>>>>;
 
 struct Logger<D: Disk> {
     member: Arc<Member<D>>,
-    members: Members<D>,
     log: ReplicaLog<D>,
     groups: u32,
     out: Sender<Input<D>>,
     /// How long a failed disk is left alone, and when it last came back.
     pause: Duration,
     revived: Option<Instant>,
+    /// Copies whose records could not be logged, by their lives: nothing more is of them.
+    stuck: HashMap<GroupId, u64>,
 }
 
 /// Starts a brick's thread; it ends when all senders are gone.
 pub fn start<D: Disk>(
     member: Arc<Member<D>>,
-    members: Members<D>,
     log: ReplicaLog<D>,
     groups: u32,
     out: Sender<Input<D>>,
@@ -95,12 +98,12 @@ pub fn start<D: Disk>(
     let (jobs, queue) = channel();
     let logger = Logger {
         member,
-        members,
         log,
         groups,
         out,
         pause: PROBE_INTERVAL,
         revived: None,
+        stuck: HashMap::new(),
     };
     let thread = std::thread::Builder::new()
         .name(format!("log {}", logger.member.id.0))
@@ -154,26 +157,30 @@ impl<D: Disk> Logger<D> {
                     ticket,
                     keep,
                     records,
-                } => {
-                    for record in &records {
-                        let members = Arc::clone(&self.members);
-                        let members = members.read().unwrap_or_else(PoisonError::into_inner);
-                        files.extend(self.member.prepare(record, &members)?);
+                    lacking,
+                } => match self.prepare(group, life, &records, &lacking)? {
+                    Some(prepared) => {
+                        files.extend(prepared);
+                        self.log.append(group, keep, &records)?;
+                        logged.persisted.push((group, life, ticket));
                     }
-                    self.log.append(group, keep, &records)?;
-                    logged.persisted.push((group, life, ticket));
-                }
+                    None => continue,
+                },
                 LogJob::Rebase {
                     group,
                     life,
                     ticket,
                     base,
                 } => {
+                    if self.stuck.get(&group) == Some(&life) {
+                        continue;
+                    }
                     self.log.rebase(group, base)?;
                     logged.persisted.push((group, life, ticket));
                 }
                 LogJob::Trim { group, base } => self.log.trim(group, base),
-                LogJob::Kept(upto) => {
+                LogJob::Kept(mut upto) => {
+                    upto.retain(|(group, life, _)| self.stuck.get(group) != Some(life));
                     let marks = upto.iter().map(|(group, _, seq)| (*group, *seq));
                     self.log.note_kept(&marks.collect::<Vec<_>>())?;
                     logged.kept.extend(upto);
@@ -184,6 +191,9 @@ impl<D: Disk> Logger<D> {
                     session,
                     seq,
                 } => {
+                    if self.stuck.get(&group) == Some(&life) {
+                        continue;
+                    }
                     self.log.note_whole(group, seq)?;
                     logged.whole.push((group, life, session));
                 }
@@ -202,11 +212,46 @@ impl<D: Disk> Logger<D> {
         Ok(logged)
     }
 
-    fn sync(&self, files: &[Arc<D::File>]) -> Result<()> {
+    /// The files staged for records, ready to be synced; none where a copy has to begin again,
+    /// since one is not there: then none of its records count any more.
+    fn prepare(
+        &mut self,
+        group: GroupId,
+        life: u64,
+        records: &[Arc<Record<Kept>>],
+        lacking: &[OpId],
+    ) -> Result<Option<Vec<Arc<D::File>>>> {
+        if self.stuck.get(&group) == Some(&life) {
+            return Ok(None);
+        }
+        let mut files = Vec::new();
+        for record in records {
+            match self.member.prepare(record, lacking.contains(&record.op)) {
+                Ok(file) => files.extend(file),
+                Err(CopyError::Target(error)) => return Err(error),
+                Err(CopyError::Source(error)) => {
+                    self.stuck.insert(group, life);
+                    let brick = self.member.id;
+                    let _ = self.out.send(Input::Spoiled {
+                        brick,
+                        life,
+                        group,
+                        error,
+                    });
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(files))
+    }
+
+    fn sync(&mut self, files: &[Arc<D::File>]) -> Result<()> {
         let fail = |e| StoreError::from_io("make a change durable", e);
-        let disk = self.member.inner.disk();
+        let disk = Arc::clone(self.member.inner.disk());
         if files.len() >= SYNC_EVERYTHING_FROM && disk.syncs_everything() {
-            return disk.sync_everything().map_err(fail);
+            disk.sync_everything().map_err(fail)?;
+            self.log.synced();
+            return Ok(());
         }
         for file in files {
             file.sync().map_err(fail)?;
@@ -263,7 +308,10 @@ impl<D: Disk> Logger<D> {
         probe.write_at(0, &[0; PROBE_LEN_BYTES]).map_err(fail)?;
         probe.sync().map_err(fail)?;
         disk.unlink(dir, "probe").map_err(fail)?;
-        self.log = ReplicaLog::open(disk, Arc::clone(dir), self.groups, false)?;
+        // What was not durable may be nowhere by now but in memory.
+        for op in self.log.keep_confirmed()? {
+            self.member.drop_staged(op);
+        }
         Ok(())
     }
 }

@@ -46,6 +46,21 @@ pub struct Setup<D: Disk> {
     pub wanted: Vec<BrickSet>,
 }
 
+/// Cuts what a brick was writing when the power went, where the files staged for it are not there:
+/// nobody has been told that it has it. What is left counts from now on.
+fn forget_unmade<D: Disk>(member: &Member<D>, log: &mut ReplicaLog<D>) -> Result<()> {
+    let mut cut = None;
+    for (group, record) in log.doubtful() {
+        if cut == Some(group) || log.is_replaced(group, &record) || member.is_makeable(&record)? {
+            continue;
+        }
+        log.cut(group, record.at.seq - 1)?;
+        cut = Some(group);
+    }
+    log.write()?;
+    log.sync()
+}
+
 /// See the module. Clones share it; [`Bricks::close`] ends it in order.
 pub struct Bricks<D: Disk = OsDisk> {
     pub(super) shared: Arc<Shared<D>>,
@@ -98,6 +113,7 @@ impl<D: Disk> Bricks<D> {
             let disk = Arc::clone(member.inner.disk());
             let is_whole = is_new && !is_doubted;
             let mut log = ReplicaLog::open(disk, Arc::clone(member.dir()), count, is_whole)?;
+            forget_unmade(&member, &mut log)?;
             if is_doubted {
                 log.doubt()?;
             }
@@ -106,8 +122,7 @@ impl<D: Disk> Bricks<D> {
             last_op = last_op.max(log.last_op());
             now = now.max(u64::try_from(member.inner.now().0).unwrap_or(0));
             stored.push((0..count).map(|g| log.stored(GroupId(g))).collect());
-            let all = Arc::clone(&members);
-            let (jobs, thread) = start_logger(Arc::clone(&member), all, log, count, input.clone())
+            let (jobs, thread) = start_logger(Arc::clone(&member), log, count, input.clone())
                 .map_err(|e| StoreError::from_io("start a logging thread", e))?;
             seats.push(Seat::new(Arc::clone(&member), jobs, thread, term << 32));
             members

@@ -44,6 +44,7 @@ mod tag {
     pub const DIRECTORY: u64 = 16;
     pub const MTIME_BEFORE: u64 = 17;
     pub const STAMP: u64 = 18;
+    pub const MADE: u64 = 19;
     pub const IDENT: u64 = 20;
     pub const HIGHEST: u64 = IDENT;
 }
@@ -197,12 +198,8 @@ impl Record {
         if let Some(mtime_ns) = self.mtime_before_ns {
             push_field(&mut out, tag::MTIME_BEFORE, &mtime_ns.to_le_bytes());
         }
-        if let Some(stamp) = &self.stamp {
-            let mut value = Vec::new();
-            push_varint(&mut value, stamp.epoch);
-            push_varint(&mut value, stamp.seq);
-            push_field(&mut out, tag::STAMP, &value);
-        }
+        push_stamp(&mut out, tag::STAMP, self.stamp);
+        push_stamp(&mut out, tag::MADE, self.made);
         if let Some(ident) = self.ident {
             push_field(&mut out, tag::IDENT, &ident.to_le_bytes());
         }
@@ -295,17 +292,29 @@ impl Record {
                     is_marker: flags & 2 != 0,
                 };
             }
-            tag::STAMP => {
-                self.stamp = Some(Stamp {
-                    epoch: value.varint()?,
-                    seq: value.varint()?,
-                });
-            }
+            tag::STAMP => self.stamp = Some(take_stamp(&mut value)?),
+            tag::MADE => self.made = Some(take_stamp(&mut value)?),
             tag::IDENT => self.ident = Some(u64::from_le_bytes(value.array()?)),
             _ => return Err(AttrsError::Malformed("tag 0 is none")),
         }
         value.end()
     }
+}
+
+fn push_stamp(out: &mut Vec<u8>, tag: u64, stamp: Option<Stamp>) {
+    if let Some(stamp) = stamp {
+        let mut value = Vec::new();
+        push_varint(&mut value, stamp.epoch);
+        push_varint(&mut value, stamp.seq);
+        push_field(out, tag, &value);
+    }
+}
+
+fn take_stamp(value: &mut Input<'_>) -> Result<Stamp> {
+    Ok(Stamp {
+        epoch: value.varint()?,
+        seq: value.varint()?,
+    })
 }
 
 fn push_parts(out: &mut Vec<u8>, parts: &Parts) {

@@ -402,6 +402,7 @@ fn records() -> impl Strategy<Value = Record> {
             is_marker: rest.2.1,
         },
         stamp: rest.4.map(|(epoch, seq)| Stamp { epoch, seq }),
+        made: rest.4.map(|(seq, epoch)| Stamp { epoch, seq }),
         ident: rest.4.map(|(epoch, seq)| epoch ^ seq),
         unknown: rest.3.into_iter().collect(),
     })

@@ -10,7 +10,7 @@ use placement::replica::{Action, OpId, Record, Session};
 
 use super::super::kinds::Kept;
 use super::super::logger::LogJob;
-use super::super::member::{Spoiled, spoil};
+use super::super::member::{Manner, Spoiled, spoil};
 use super::{CHECKPOINT_CHANGES, Copy, Driver, Input, Mark};
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -71,11 +71,17 @@ impl<D: Disk> Driver<D> {
             touched.extend(record.effects.iter().map(|effect| effect.name.clone()));
         }
         let (life, spoiled) = (copy.life, Arc::clone(&copy.spoiled));
-        let peers = match checks {
-            true => self.shared.all_members(),
-            false => Vec::new(),
+        let how = Manner {
+            group: GroupId(g),
+            checks,
+            is_partial,
+            counts: in_sync,
+            peers: match checks {
+                true => self.shared.all_members(),
+                false => Vec::new(),
+            },
         };
-        let applied = member.apply(record, checks, is_partial, peers, &spoiled);
+        let applied = member.apply(record, how, &spoiled);
         let (told, group) = (self.shared.input.clone(), GroupId(g));
         let brick = member.id;
         self.shared.runtime.spawn(async move {

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::super::coming::Left;
 use super::super::kinds::{Change, Kept, Name};
 use super::super::logger::Logged;
+use super::super::member::Copying;
 use super::Seat;
 use crate::brick::Inner;
 use crate::brick::disk::Disk;
@@ -92,6 +93,14 @@ pub enum Input<D: Disk> {
         life: u64,
         group: GroupId,
         error: StoreError,
+    },
+    /// Bytes of records that are to be logged are here, or nobody needs those of these operations.
+    Fetched {
+        brick: BrickId,
+        life: u64,
+        group: GroupId,
+        ticket: u64,
+        result: Copying<Vec<OpId>>,
     },
     Revived {
         brick: BrickId,

@@ -221,6 +221,7 @@ impl<D: Disk> Driver<D> {
 
     pub(super) fn drop_copy(&mut self, g: u32, seat: usize) {
         self.park_asked(g, seat);
+        self.seats[seat].member.note_applied(GroupId(g), None);
         let group = &mut self.groups[g as usize];
         group.copies.retain(|copy| copy.seat != seat);
         group.failures.retain(|(_, failed, _)| *failed != seat);

@@ -87,6 +87,7 @@ impl<D: Disk> Driver<D> {
         let Some(seat) = self.seat_of(brick) else {
             return;
         };
+        let decision = self.with_bytes(op, decision);
         let verdict = Self::verdict(&decision);
         match decision {
             // It says nothing of what stands there.
@@ -105,6 +106,19 @@ impl<D: Disk> Driver<D> {
         }
         self.inbox
             .push_back((group.0, seat, Event::Decided { op, verdict }));
+    }
+
+    /// A change whose staged bytes went with the disks that had them is none.
+    fn with_bytes(&self, op: OpId, decision: Decision) -> Decision {
+        let Ok(Some(change)) = &decision else {
+            return decision;
+        };
+        let is_here =
+            |seat: &super::Seat<D>| !seat.member.has_failed() && seat.member.has_staged(op);
+        match change.has_staged() && !self.seats.iter().any(is_here) {
+            true => Err(StoreError::Busy("its bytes were lost with a brick")),
+            false => decision,
+        }
     }
 
     pub(super) fn answer(&mut self, g: u32, op: OpId, outcome: Outcome) {
