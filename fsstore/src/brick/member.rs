@@ -217,12 +217,22 @@ impl<D: Disk> Inner<D> {
         };
         let (dir, name) = staged;
         let unname = || absent_is_none(self.tree.disk.unlink(dir, name));
-        self.publish(turn, at, whole, &Precondition::default(), |_| {
-            if let Err(e) = unname() {
-                tracing::warn!("a staged file keeps its name: {e}");
-            }
-        })?;
-        unname().map_err(failed("take a staged name away"))?;
+        let mut is_unnamed = false;
+        self.publish(
+            turn,
+            at,
+            whole,
+            &Precondition::default(),
+            |_| match unname() {
+                Ok(_) => is_unnamed = true,
+                Err(e) => tracing::warn!("a staged file keeps its name: {e}"),
+            },
+        )?;
+        if !is_unnamed {
+            unname().map_err(failed("take a staged name away"))?;
+            // That moved the ctime by which its digests are known to hold.
+            self.vouch(at)?;
+        }
         if let Some(id) = ended {
             self.end_upload_now(&at.bucket, id)?;
         }

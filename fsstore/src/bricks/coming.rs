@@ -13,11 +13,10 @@ use tokio::sync::oneshot;
 
 use super::Bricks;
 use super::driver::{Input, Seat};
-use super::log::ReplicaLog;
 use super::logger::start as start_logger;
 use super::member::Member;
 use super::plan::MAX_BRICKS;
-use super::serving::Present;
+use super::serving::{Present, open_log};
 use crate::brick::disk::Disk;
 use crate::brick::sink::off_thread;
 use crate::error::{Result, StoreError};
@@ -69,19 +68,11 @@ impl<D: Disk> Bricks<D> {
             is_doubted,
         } = present;
         let member = Arc::new(Member::new(id, brick)?);
-        let disk = Arc::clone(member.inner.disk());
         // A log that is begun now knows of nothing that is whole.
-        let mut log = ReplicaLog::open(disk, Arc::clone(member.dir()), count, false)?;
-        if is_doubted {
-            log.doubt()?;
-        }
-        let needed: std::collections::HashSet<_> = log.staged_ops().collect();
-        member.sweep(|op| needed.contains(&op))?;
+        let log = open_log(&member, count, |_| false, is_doubted)?;
         let stored = (0..count).map(|g| log.stored(GroupId(g))).collect();
-        let all = Arc::clone(&shared.members);
-        let (jobs, thread) =
-            start_logger(Arc::clone(&member), all, log, count, shared.input.clone())
-                .map_err(|e| StoreError::from_io("start a logging thread", e))?;
+        let (jobs, thread) = start_logger(Arc::clone(&member), log, count, shared.input.clone())
+            .map_err(|e| StoreError::from_io("start a logging thread", e))?;
         let seat = Seat::new(Arc::clone(&member), jobs, thread, self.term << 32);
         {
             let mut all = shared

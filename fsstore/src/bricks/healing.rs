@@ -16,6 +16,7 @@ use super::shared::{group_by, group_by_bucket};
 use crate::brick::attrs::Record;
 use crate::brick::commit::Turn;
 use crate::brick::disk::{Disk, DiskFile};
+use crate::brick::look::Looked;
 use crate::brick::member::Sealing;
 use crate::brick::sink::off_thread;
 use crate::error::{Result, StoreError};
@@ -132,7 +133,9 @@ fn mark_of<D: Disk>(member: &Member<D>, name: &Name) -> Result<Option<Mark>> {
             let facts = facts_of(member, bucket)?;
             Ok(facts.map(|facts| Mark {
                 stamp: None,
-                rest: (sum_of(&facts), 0),
+                rest: (0, 0),
+                attrs: sum_of(&facts),
+                digests: None,
             }))
         }
         Name::Dir(bucket, path) => {
@@ -145,22 +148,40 @@ fn mark_of<D: Disk>(member: &Member<D>, name: &Name) -> Result<Option<Mark>> {
                 return Ok(Some(mark));
             }
             let looked = member.inner.look_now(&at)?;
-            Ok(looked.map(|looked| Mark {
-                stamp: looked.record.stamp,
-                rest: (looked.info.len_bytes, looked.info.modified.0),
-            }))
+            Ok(looked.map(|looked| mark_of_object(&looked)))
         }
         Name::Upload(bucket, key, id) => {
             let at = Locator::new(bucket.clone(), key.clone());
             match member.inner.upload_now(&at, id) {
                 Ok(upload) => Ok(Some(Mark {
                     stamp: None,
-                    rest: (sum_of(&upload.parts_after(None, usize::MAX)), 0),
+                    rest: (0, 0),
+                    attrs: sum_of(&upload.parts_after(None, usize::MAX)),
+                    digests: None,
                 })),
                 Err(StoreError::NoSuchUpload) => Ok(None),
                 Err(e) => Err(e),
             }
         }
+    }
+}
+
+fn mark_of_object<D: Disk>(looked: &Looked<D>) -> Mark {
+    let record = Record {
+        state: None,
+        mtime_before_ns: None,
+        // Shown on one brick.
+        etag_before: None,
+        ..looked.record.clone()
+    };
+    let mut bare = record.clone();
+    bare.void_digests();
+    let sum = |record: &Record| crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &record.encode());
+    Mark {
+        stamp: record.stamp,
+        rest: (looked.info.len_bytes, looked.info.modified.0),
+        attrs: sum(&bare),
+        digests: (!looked.info.etag.is_provisional()).then(|| sum(&record)),
     }
 }
 
@@ -228,7 +249,8 @@ pub fn compare<D: Disk>(
     }
     let mut wants = Vec::new();
     for (name, mark) in page.names.iter().filter(|(name, _)| !is_left(name)) {
-        if mark_of(member, name)?.as_ref() != Some(mark) {
+        let own = mark_of(member, name)?;
+        if !own.is_some_and(|own| mark.is_met_by(&own)) {
             wants.push(name.clone());
         }
     }

@@ -312,8 +312,20 @@ pub struct Listed {
 pub struct Mark {
     /// The change that made it; none for what is older than the layer.
     pub stamp: Option<Stamp>,
-    /// What tells versions of one stamp apart: length and time of a file, or a digest of the rest.
+    /// What tells versions of one stamp apart: length and time of a file.
     pub rest: (u64, i64),
+    /// A check sum of what else there is to it, its attributes say.
+    pub attrs: u64,
+    /// A check sum of its digests; none where none of them hold.
+    pub digests: Option<u64>,
+}
+
+impl Mark {
+    /// Whether a copy with another mark is as good as this one.
+    pub fn is_met_by(&self, own: &Self) -> bool {
+        let is_same = |a: &Self, b: &Self| (a.stamp, a.rest, a.attrs) == (b.stamp, b.rest, b.attrs);
+        is_same(self, own) && (self.digests.is_none() || self.digests == own.digests)
+    }
 }
 
 /// What is handed over whole.

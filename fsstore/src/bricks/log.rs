@@ -88,9 +88,14 @@ fn fail(e: std::io::Error) -> StoreError {
 }
 
 impl<D: Disk> ReplicaLog<D> {
-    /// Opens a brick's log, or begins one: then the tree is whole where `is_whole` says so.
+    /// Opens a brick's log, or begins one: then a group's tree is whole where `is_whole` says so.
     /// Durable on return.
-    pub fn open(disk: Arc<D>, dir: Arc<D::Dir>, groups: u32, is_whole: bool) -> Result<Self> {
+    pub fn open(
+        disk: Arc<D>,
+        dir: Arc<D::Dir>,
+        groups: u32,
+        is_whole: impl Fn(GroupId) -> bool,
+    ) -> Result<Self> {
         match disk.unlink(&dir, NEXT_LOG) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(fail(e)),
             _ => {}
@@ -120,7 +125,8 @@ impl<D: Disk> ReplicaLog<D> {
             log.file.set_len(log.end).map_err(fail)?;
         }
         if log.end == 0 {
-            let begun = Entry::Begun { is_whole };
+            let whole = (0..groups).filter(|g| is_whole(GroupId(*g))).collect();
+            let begun = Entry::BegunOf { whole };
             push_frame(&mut log.unwritten, &begun)?;
             log.take(begun);
             log.write()?;
@@ -205,6 +211,13 @@ impl<D: Disk> ReplicaLog<D> {
                 self.groups
                     .iter_mut()
                     .for_each(|group| group.is_whole = is_whole);
+            }
+            Entry::BegunOf { whole } => {
+                for g in whole {
+                    if let Some(group) = self.group(g) {
+                        group.is_whole = true;
+                    }
+                }
             }
             Entry::Record {
                 g,

@@ -46,9 +46,17 @@ pub struct Setup<D: Disk> {
     pub wanted: Vec<BrickSet>,
 }
 
-/// Cuts what a brick was writing when the power went, where the files staged for it are not there:
+/// Opens a brick's log, or begins one, which says of each group whether its tree is whole. What
+/// the brick was writing when the power went is cut, where the files staged for it are not there:
 /// nobody has been told that it has it. What is left counts from now on.
-fn forget_unmade<D: Disk>(member: &Member<D>, log: &mut ReplicaLog<D>) -> Result<()> {
+pub(super) fn open_log<D: Disk>(
+    member: &Member<D>,
+    groups: u32,
+    is_whole: impl Fn(GroupId) -> bool,
+    is_doubted: bool,
+) -> Result<ReplicaLog<D>> {
+    let disk = Arc::clone(member.inner.disk());
+    let mut log = ReplicaLog::open(disk, Arc::clone(member.dir()), groups, is_whole)?;
     let mut cut = None;
     for (group, record) in log.doubtful() {
         if cut == Some(group) || log.is_replaced(group, &record) || member.is_makeable(&record)? {
@@ -58,7 +66,13 @@ fn forget_unmade<D: Disk>(member: &Member<D>, log: &mut ReplicaLog<D>) -> Result
         cut = Some(group);
     }
     log.write()?;
-    log.sync()
+    log.sync()?;
+    if is_doubted {
+        log.doubt()?;
+    }
+    let needed: std::collections::HashSet<_> = log.staged_ops().collect();
+    member.sweep(|op| needed.contains(&op))?;
+    Ok(log)
 }
 
 /// See the module. Clones share it; [`Bricks::close`] ends it in order.
@@ -98,7 +112,8 @@ impl<D: Disk> Bricks<D> {
             return Err(StoreError::Corrupt(format!("{} bricks", bricks.len())));
         }
         // In its first epoch a volume was never served: what stands is all there is.
-        let is_new = ledger.groups().iter().all(|config| config.epoch <= 1);
+        let configs = ledger.groups();
+        let is_new = configs.iter().all(|config| config.epoch <= 1);
         let count = grouping.count();
         let (input, inputs) = channel();
         let members: Members<D> = Arc::new(RwLock::new(Vec::new()));
@@ -110,15 +125,11 @@ impl<D: Disk> Bricks<D> {
         } in bricks
         {
             let member = Arc::new(Member::new(id, brick)?);
-            let disk = Arc::clone(member.inner.disk());
-            let is_whole = is_new && !is_doubted;
-            let mut log = ReplicaLog::open(disk, Arc::clone(member.dir()), count, is_whole)?;
-            forget_unmade(&member, &mut log)?;
-            if is_doubted {
-                log.doubt()?;
-            }
-            let needed: std::collections::HashSet<_> = log.staged_ops().collect();
-            member.sweep(|op| needed.contains(&op))?;
+            let is_whole = |group: GroupId| {
+                let config = &configs[group.0 as usize];
+                is_new && !is_doubted && config.in_sync.contains(id)
+            };
+            let log = open_log(&member, count, is_whole, is_doubted)?;
             last_op = last_op.max(log.last_op());
             now = now.max(u64::try_from(member.inner.now().0).unwrap_or(0));
             stored.push((0..count).map(|g| log.stored(GroupId(g))).collect());

@@ -313,3 +313,42 @@ mod contract_of_three {
         (bricks, rig)
     });
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brick_beside_one_that_was_adopted_is_filled_before_it_counts() {
+    let mut rig = Rig::new(2, 2);
+    let adopted = Brick::open(BrickOptions::new(rig.dirs[0].path()));
+    let adopted = adopted.await.unwrap();
+    let (name, keys) = (bucket(), ["a", "d/b", "d/c"]);
+    adopted
+        .create_bucket(&name, NewBucket::default())
+        .await
+        .unwrap();
+    for key in keys {
+        let staged = adopted.stage(&at(key), StageOptions::default()).await;
+        let mut options = CommitOptions::default();
+        options.attrs.user.insert("body".to_owned(), String::new());
+        staged.unwrap().commit(options).await.unwrap();
+    }
+    adopted.close().await.unwrap();
+    let first = BrickSet::of(&[BrickId(0)]);
+    let of_first = |config: GroupConfig| GroupConfig {
+        primary: BrickId(0),
+        in_sync: first,
+        maker: Life {
+            brick: BrickId(0),
+            number: 0,
+        },
+        ..config
+    };
+    let groups = rig.ledger.groups().into_iter().map(of_first).collect();
+    rig.ledger = MemoryLedger::new(groups);
+    let bricks = rig.start(&[0, 1]).await;
+    in_sync(&rig, 2).await;
+    bricks.close().await.unwrap();
+    let bricks = rig.start(&[1]).await;
+    for key in keys {
+        assert_eq!(get(&bricks, key).await.unwrap(), "", "{key}");
+    }
+    bricks.close().await.unwrap();
+}

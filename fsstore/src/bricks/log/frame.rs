@@ -20,6 +20,8 @@ const BESIDE: u8 = 0;
 pub(super) enum Entry {
     /// The first of a log: whether the tree was whole when it was begun.
     Begun { is_whole: bool },
+    /// The same, where it was whole of some groups.
+    BegunOf { whole: Vec<u32> },
     /// A record.
     #[serde(rename = "r")]
     Record {

@@ -17,7 +17,7 @@ fn record(epoch: u64, seq: u64) -> Arc<Record<super::Kept>> {
 }
 
 fn open(disk: &Arc<CrashDisk>) -> ReplicaLog<CrashDisk> {
-    ReplicaLog::open(Arc::clone(disk), disk.root(), 2, true).unwrap()
+    ReplicaLog::open(Arc::clone(disk), disk.root(), 2, |_| true).unwrap()
 }
 
 fn seqs(log: &ReplicaLog<CrashDisk>, group: u32) -> Vec<(u64, u64)> {
