@@ -98,7 +98,7 @@ pub enum Bytes<'a> {
 /// change that made it whole. Never 0 nor 1, which stand for nothing and for the root.
 pub fn ident_of(at: &Locator, record: &Record) -> u64 {
     record.ident.unwrap_or_else(|| {
-        let made = record.stamp.unwrap_or_default();
+        let made = record.bytes_stamp().unwrap_or_default();
         number_of(&[
             at.bucket.as_str().as_bytes(),
             at.key.as_str().as_bytes(),
@@ -297,6 +297,7 @@ impl<D: Disk> Inner<D> {
         let fail = failed("write to a file");
         self.stamps.changing(it.facts.ino);
         it.record.void_digests();
+        it.record.made = it.record.bytes_stamp();
         it.record.stamp = Some(which.stamp);
         it.record.ident = Some(which.ident);
         self.tree.records.save(&it.file, &it.facts, &it.record)?;
@@ -342,6 +343,7 @@ impl<D: Disk> Inner<D> {
         let held = claims_digests(&it.record, &it.facts) && self.held(at, &it.facts)?;
         self.stamps.changing(it.facts.ino);
         it.record.ident = Some(which.ident);
+        it.record.made = it.record.bytes_stamp();
         it.record.stamp = Some(which.stamp);
         if let (Some(mtime_ns), Some(state)) = (mtime_ns, it.record.state.as_mut())
             && state.mtime_ns == it.facts.mtime_ns
@@ -522,6 +524,7 @@ impl<D: Disk> Inner<D> {
         it.record.state = Some(state);
         it.record.md5 = Some(md5);
         it.record.crc64nvme = Some(crc64nvme);
+        it.record.made = it.record.bytes_stamp();
         it.record.stamp = Some(which.stamp);
         it.record.ident = Some(which.ident);
         self.stamps.changing(it.facts.ino);

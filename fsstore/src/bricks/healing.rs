@@ -148,7 +148,7 @@ fn mark_of<D: Disk>(member: &Member<D>, name: &Name) -> Result<Option<Mark>> {
                 return Ok(Some(mark));
             }
             let looked = member.inner.look_now(&at)?;
-            Ok(looked.map(|looked| mark_of_object(&looked)))
+            looked.map(|looked| mark_of_object(&looked)).transpose()
         }
         Name::Upload(bucket, key, id) => {
             let at = Locator::new(bucket.clone(), key.clone());
@@ -166,7 +166,7 @@ fn mark_of<D: Disk>(member: &Member<D>, name: &Name) -> Result<Option<Mark>> {
     }
 }
 
-fn mark_of_object<D: Disk>(looked: &Looked<D>) -> Mark {
+fn mark_of_object<D: Disk>(looked: &Looked<D>) -> Result<Mark> {
     let record = Record {
         state: None,
         mtime_before_ns: None,
@@ -177,12 +177,16 @@ fn mark_of_object<D: Disk>(looked: &Looked<D>) -> Mark {
     let mut bare = record.clone();
     bare.void_digests();
     let sum = |record: &Record| crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &record.encode());
-    Mark {
+    let posix = match &looked.found.file {
+        Some(file) => nodes::posix_of_file(file.descriptor())?,
+        None => None,
+    };
+    Ok(Mark {
         stamp: record.stamp,
         rest: (looked.info.len_bytes, looked.info.modified.0),
-        attrs: sum(&bare),
+        attrs: sum(&bare) ^ posix.map_or(0, |posix| sum_of(&posix)),
         digests: (!looked.info.etag.is_provisional()).then(|| sum(&record)),
-    }
+    })
 }
 
 fn facts_of<D: Disk>(member: &Member<D>, bucket: &BucketName) -> Result<Option<BucketFacts>> {

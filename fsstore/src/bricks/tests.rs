@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,9 +149,9 @@ async fn make_bucket(bricks: &Bricks) {
     made.await.unwrap();
 }
 
-/// Where a brick's plain files are, with their bytes and times.
-fn files(rig: &Rig, brick: usize) -> BTreeMap<String, (Vec<u8>, i64)> {
-    fn walk(dir: &Path, below: &str, found: &mut BTreeMap<String, (Vec<u8>, i64)>) {
+/// Where a brick's plain files are, with their bytes, times and permissions.
+fn files(rig: &Rig, brick: usize) -> BTreeMap<String, (Vec<u8>, i64, u32)> {
+    fn walk(dir: &Path, below: &str, found: &mut BTreeMap<String, (Vec<u8>, i64, u32)>) {
         for entry in std::fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
             let name = format!("{below}/{}", entry.file_name().to_str().unwrap());
@@ -160,7 +160,8 @@ fn files(rig: &Rig, brick: usize) -> BTreeMap<String, (Vec<u8>, i64)> {
                 walk(&entry.path(), &name, found);
             } else {
                 let mtime_ns = facts.mtime() * 1_000_000_000 + facts.mtime_nsec();
-                found.insert(name, (std::fs::read(entry.path()).unwrap(), mtime_ns));
+                let bytes = std::fs::read(entry.path()).unwrap();
+                found.insert(name, (bytes, mtime_ns, facts.mode()));
             }
         }
     }
@@ -279,6 +280,9 @@ async fn a_new_brick_is_filled() {
     put(&bricks, "dir/", "").await.unwrap();
     bricks.close().await.unwrap();
     rig.dirs[1] = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let private = std::fs::Permissions::from_mode(0o600);
+    let path = rig.dirs[0].path().join("bkt/d3/k199");
+    std::fs::set_permissions(path, private).unwrap();
     let bricks = rig.start_doubting(&[0, 1], &[1]).await;
     for n in 0..50 {
         put(&bricks, &format!("d{}/k{n}", n % 7), "meanwhile")
@@ -289,6 +293,24 @@ async fn a_new_brick_is_filled() {
     bricks.close().await.unwrap();
     assert_eq!(files(&rig, 0).len(), 200);
     assert_eq!(files(&rig, 0), files(&rig, 1));
+    assert_eq!(files(&rig, 1)["/d3/k199"].2 & 0o777, 0o600);
+    // What differs in that alone is seen as well.
+    let public = std::fs::Permissions::from_mode(0o666);
+    let path = rig.dirs[1].path().join("bkt/d3/k199");
+    std::fs::set_permissions(path, public).unwrap();
+    let before = rig.ledger.groups();
+    let bricks = rig.start_doubting(&[0, 1], &[1]).await;
+    // It is taken out, and comes in again.
+    let groups = || rig.ledger.groups().into_iter();
+    while groups()
+        .zip(&before)
+        .any(|(now, before)| now.epoch < before.epoch + 2)
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    in_sync(&rig, 2).await;
+    bricks.close().await.unwrap();
+    assert!(files(&rig, 0) == files(&rig, 1), "copies differ");
     let bricks = rig.start(&[1]).await;
     assert_eq!(keys(&bricks).await.len(), 201);
     bricks.close().await.unwrap();

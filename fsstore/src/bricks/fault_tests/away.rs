@@ -88,6 +88,7 @@ fn record_of(bricks: &super::Crashing, key: &str, earlier: u64) -> Record<Kept> 
                 modified_ns: looked.info.modified.0,
                 record: looked.record,
                 owner: FileOwner::default(),
+                posix: None,
             }),
             upload: None,
         }))),

@@ -128,7 +128,9 @@ pub fn mark_of_special<D: Disk>(inner: &Inner<D>, at: &Locator) -> Result<Option
     let found = special_at(inner, at)?;
     Ok(found.map(|found| Mark {
         stamp: None,
-        rest: (sum_of(&found), found.2),
+        rest: (0, found.2),
+        attrs: sum_of(&found),
+        digests: None,
     }))
 }
 
@@ -154,7 +156,9 @@ pub fn mark_of_dir<D: Disk>(inner: &Inner<D>, at: &Locator) -> Result<Option<Mar
     let found = dir_at(inner, at)?;
     Ok(found.map(|found| Mark {
         stamp: None,
-        rest: (sum_of(&found), 0),
+        rest: (0, 0),
+        attrs: sum_of(&found),
+        digests: None,
     }))
 }
 
