@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -177,13 +178,15 @@ def keep_verdict(data_dir):
     kept = data_dir / ".portico" / "doctor.json"
     device = os.stat(data_dir).st_dev
     if device not in VERDICTS:
-        trial = data_dir.parent / f".doctor-{os.getpid()}"
-        trial.mkdir()
+        trial = Path(tempfile.mkdtemp(prefix=".doctor-", dir=data_dir.parent))
         words = [str(BINARY), "doctor", "--shared", str(trial), str(trial), "--rounds", "3"]
         said = subprocess.run(words, capture_output=True, text=True, timeout=300)
         assert said.returncode == 0, said.stdout + said.stderr
         VERDICTS[device] = (trial / ".portico" / "doctor.json").read_bytes()
         shutil.rmtree(trial)
+    owner = os.stat(data_dir)
     kept.parent.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError), open(kept, "xb") as file:
         file.write(VERDICTS[device])
+        for path in (kept.parent, kept):
+            os.chown(path, owner.st_uid, owner.st_gid)

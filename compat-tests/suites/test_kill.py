@@ -13,6 +13,7 @@ from harness.tree import listed
 from harness.wait import until
 
 pytestmark = pytest.mark.tree
+SWEPT_S = 150  # gateways sweep what others left that they have watched for half a minute
 WRITERS = 12
 KEYS_EACH = 40
 
@@ -99,7 +100,7 @@ def test_kill_under_load_three_times(fresh_server):
             server.kill()
             stop.set()
         server.start()
-        until("staging is swept", lambda: not server.staging_debris())
+        until("staging is swept", lambda: not server.staging_debris(), SWEPT_S)
         check(server, known)
 
 
@@ -115,7 +116,7 @@ def test_kill_while_a_large_put_runs(fresh_server):
         server.kill()
     server.start()
     assert s3.get_object(Bucket="bkt", Key="k")["Body"].read() == b"old"
-    until("staging is swept", lambda: not server.staging_debris())
+    until("staging is swept", lambda: not server.staging_debris(), SWEPT_S)
 
 
 def test_edit_that_nobody_saw_before_a_kill(new_server):

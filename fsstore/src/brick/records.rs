@@ -90,6 +90,20 @@ impl<D: Disk> Records<D> {
         self.in_use.load(Ordering::Acquire)
     }
 
+    /// Looks whether another host has made side files since.
+    pub fn look_for_side_files(&self) -> Result<()> {
+        if !self.in_use() {
+            let mark = &mut |_| {
+                self.in_use.store(true, Ordering::Release);
+                false
+            };
+            self.disk
+                .read_dir(&self.dir, mark)
+                .map_err(failed("look for side files"))?;
+        }
+        Ok(())
+    }
+
     /// A file's record; none where it has none. One that cannot be read is as good as none:
     /// the object's bytes are served, and the log says what was found.
     pub fn load(&self, file: &D::File, facts: &FileFacts) -> Result<Option<Record>> {

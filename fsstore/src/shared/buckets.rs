@@ -8,7 +8,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use super::claim::Claim;
-use super::disk::{Dir, SharedDisk, is_gone, kind_at};
+use super::disk::{Dir, SharedDisk, is_gone, is_not_empty, kind_at};
 use super::{Inner, claim_of_bucket};
 use crate::brick::buckets::{
     BucketRecord, MAX_RECORD_LEN_BYTES, RECORD_VERSION, holds_anything, page, read_record,
@@ -116,7 +116,7 @@ fn twice<T, E>(
 }
 
 /// What an earlier bucket of a name left, taken into the claim.
-struct Leftovers {
+pub(super) struct Leftovers {
     record: Option<String>,
     keys: Option<String>,
     uploads: Option<String>,
@@ -138,14 +138,13 @@ impl Inner {
         let claim_name = claim_of_bucket(name);
         let turn = self.claims.turn(&claim_name).await;
         let (inner, name) = (Arc::clone(self), name.clone());
-        off_thread(move || {
+        let claims = Arc::clone(&self.claims);
+        let prepare = move || claims.stage_held();
+        let act = move |claim: Claim| {
             let _turn = turn;
-            let stage = inner.claims.stage()?;
-            stage.hold()?;
-            let claim = inner.claims.acquire(stage, &claim_name)?;
             act(&inner, &name, &claim)
-        })
-        .await
+        };
+        self.claims.under(&claim_name, prepare, act).await
     }
 
     /// Makes a bucket. The record first: a directory without one would be nobody's bucket.
@@ -190,7 +189,7 @@ impl Inner {
 
     /// Takes what an earlier bucket of this name left into the claim: it goes with that, and until
     /// then it can be put back.
-    fn take_leftovers(&self, name: &BucketName, claim: &Claim) -> Result<Leftovers> {
+    pub(super) fn take_leftovers(&self, name: &BucketName, claim: &Claim) -> Result<Leftovers> {
         let own = &self.tree.own;
         let take = |dir: &Dir| match claim.take(dir, name.as_str()) {
             Ok(entry) => {
@@ -388,7 +387,7 @@ fn remove_dir(disk: &SharedDisk, parent: &Dir, name: &str) -> Result<()> {
     match disk.remove_dir(parent, name) {
         Ok(()) => Ok(()),
         Err(e) if is_absent(&e) || is_gone(&e) => Ok(()),
-        Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Err(StoreError::BucketNotEmpty),
+        Err(e) if is_not_empty(&e) => Err(StoreError::BucketNotEmpty),
         Err(e) => Err(StoreError::from_io("remove a bucket", e)),
     }
 }

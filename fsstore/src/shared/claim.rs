@@ -18,16 +18,21 @@
 //! is gone. Of the holder's rename and the breaker's unlink of the same name the file system lets
 //! one win, and both sides learn which.
 
+mod stage;
+mod wait;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
+pub use self::stage::Stage;
+pub use self::wait::Seen;
+
 use super::disk::{Dir, SharedDisk, is_gone};
-use super::watch::Watch;
 use crate::brick::buckets::remove_all_in;
 use crate::brick::disk::{Disk, DiskFile};
 use crate::brick::osdisk::OsFile;
@@ -36,11 +41,6 @@ use crate::error::{Result, StoreError};
 
 /// How long a claim must not have moved before it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a request waits for a claim in all.
-const MAX_WAIT: Duration = Duration::from_secs(60);
-/// Pauses between two looks at a claim that another has.
-const FIRST_PAUSE: Duration = Duration::from_micros(500);
-const LAST_PAUSE: Duration = Duration::from_millis(20);
 /// Permissions of what is portico's own.
 const PRIVATE_DIR_MODE: u32 = 0o700;
 
@@ -56,6 +56,8 @@ pub struct Claims {
     patience: Duration,
     /// Requests of this process wait for each other here, not by looking at the disk.
     turns: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
+    /// Requests that block a thread until they have a claim.
+    blocked: AtomicUsize,
 }
 
 impl Claims {
@@ -76,6 +78,7 @@ impl Claims {
             next: AtomicU64::new(0),
             patience,
             turns: Mutex::new(HashMap::new()),
+            blocked: AtomicUsize::new(0),
         }
     }
 
@@ -141,62 +144,11 @@ impl Claims {
         })
     }
 
-    /// Takes a claim, waiting for those who have it. Blocks. Errors: Busy after a minute.
-    pub fn acquire(self: &Arc<Self>, stage: Stage, name: &str) -> Result<Claim> {
-        let began = Instant::now();
-        let (mut seen, mut pause) = (None, FIRST_PAUSE);
-        loop {
-            if self.try_move(&stage, name)? {
-                return Ok(self.claim_of(&stage, name));
-            }
-            if began.elapsed() > MAX_WAIT.max(self.patience * 3) {
-                return Err(StoreError::Busy("another gateway is changing this name"));
-            }
-            self.look_at_holder(name, &mut seen, self.patience)?;
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LAST_PAUSE);
-        }
-    }
-
-    fn try_move(&self, stage: &Stage, name: &str) -> Result<bool> {
-        match self
-            .disk
-            .rename(&self.staging, &stage.path, &self.claims, name)
-        {
-            Ok(()) => Ok(true),
-            Err(e) if is_held(&e) => Ok(false),
-            Err(e) => Err(StoreError::from_io("take a claim", e)),
-        }
-    }
-
-    /// Looks at who has a claim, and breaks it where it has not moved for `patience`.
-    fn look_at_holder(
-        &self,
-        name: &str,
-        seen: &mut Option<Watch<BTreeSet<String>>>,
-        patience: Duration,
-    ) -> Result<()> {
-        let began = Instant::now();
-        let Ok(dir) = self.disk.open_dir(&self.claims, name) else {
-            return Ok(());
-        };
-        let names = self.names_in(&dir)?;
-        if names.is_empty() {
-            let _ = self.disk.remove_dir(&self.claims, name);
-            return Ok(());
-        }
-        match seen {
-            Some(watch) => {
-                if watch.is_still(names, began, patience) {
-                    let names = watch.state();
-                    tracing::warn!(name, ?names, "a claim that does not move is broken");
-                    self.empty(&dir, name, names);
-                    *seen = None;
-                }
-            }
-            None => *seen = Some(Watch::new(names, began)),
-        }
-        Ok(())
+    /// As [`Self::stage`], with a file in it, so that it can be a claim.
+    pub fn stage_held(self: &Arc<Self>) -> Result<Stage> {
+        let stage = self.stage()?;
+        stage.hold()?;
+        Ok(stage)
     }
 
     fn names_in(&self, dir: &Dir) -> Result<BTreeSet<String>> {
@@ -222,25 +174,6 @@ impl Claims {
         let _ = self.disk.remove_dir(&self.claims, name);
     }
 
-    /// Takes a claim if nobody has it, or if it has not moved for `patience` since the first look
-    /// that `seen` remembers. For leases, which are looked at from time to time.
-    pub fn try_acquire_for(
-        self: &Arc<Self>,
-        name: &str,
-        seen: &mut Option<Watch<BTreeSet<String>>>,
-        patience: Duration,
-    ) -> Result<Option<Claim>> {
-        let stage = self.stage()?;
-        stage.hold()?;
-        if !self.try_move(&stage, name)? {
-            self.look_at_holder(name, seen, patience)?;
-            if !self.try_move(&stage, name)? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(self.claim_of(&stage, name)))
-    }
-
     fn claim_of(self: &Arc<Self>, stage: &Stage, name: &str) -> Claim {
         stage.is_moved.store(true, Ordering::Release);
         let mut held = stage.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,57 +191,6 @@ pub fn home_of(instance: &str) -> String {
     format!("g-{instance}")
 }
 
-/// rename(2) of a directory onto one that is not empty.
-fn is_held(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
-    )
-}
-
-/// A directory of our own in staging. Dropping it takes it away with what is in it.
-pub struct Stage {
-    claims: Arc<Claims>,
-    path: String,
-    dir: Dir,
-    /// The file that is in it only so that it is not empty.
-    held: Mutex<Option<String>>,
-    is_moved: AtomicBool,
-}
-
-impl Stage {
-    /// Makes a file in it; gives its name.
-    pub fn create(&self) -> Result<(String, OsFile)> {
-        create_in(&self.claims, &self.dir)
-    }
-
-    /// Puts an empty file in it, so that it can be a claim.
-    pub fn hold(&self) -> Result<()> {
-        let (name, _) = self.create()?;
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
-        Ok(())
-    }
-
-    /// The directory.
-    pub fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
-    /// Moves the directory to where none is, with all that is in it, as one step.
-    pub fn move_to(self, to: &Dir, name: &str) -> io::Result<()> {
-        let claims = &self.claims;
-        claims
-            .disk
-            .rename(&claims.staging, &self.path, to, name)
-            .inspect(|()| self.is_moved.store(true, Ordering::Release))
-    }
-
-    /// Moves a file of it to a name, replacing what is there.
-    pub fn place(&self, entry: &str, to: &Dir, name: &str) -> io::Result<()> {
-        self.claims.disk.rename(&self.dir, entry, to, name)
-    }
-}
-
 fn create_in(claims: &Claims, dir: &Dir) -> Result<(String, OsFile)> {
     let name = claims.new_name();
     let file = claims
@@ -323,32 +205,6 @@ fn remove_below(disk: &SharedDisk, dir: &Dir, name: &str) {
     if let Ok(below) = disk.open_dir(dir, name) {
         let _ = remove_all_in(disk, &below);
         let _ = disk.remove_dir(dir, name);
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if self.is_moved.load(Ordering::Acquire) {
-            return;
-        }
-        let (claims, dir) = (Arc::clone(&self.claims), Arc::clone(&self.dir));
-        let path = std::mem::take(&mut self.path);
-        off_this_thread(move || {
-            if let Ok(names) = claims.names_in(&dir) {
-                for name in names {
-                    let _ = claims.disk.unlink(&dir, &name);
-                }
-            }
-            let _ = claims.disk.remove_dir(&claims.staging, &path);
-        });
-    }
-}
-
-/// Disk work that nobody waits for: not on a thread of the runtime.
-fn off_this_thread(work: impl FnOnce() + Send + 'static) {
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(work)),
-        Err(_) => work(),
     }
 }
 
@@ -376,6 +232,13 @@ impl Claim {
         let disk = &self.claims.disk;
         match disk.link_name(&self.dir, entry, to, name) {
             Err(e) if is_gone(&e) => return Err(ErrorKind::NotFound.into()),
+            // A server that lost its answer, and was asked again, says so of its own work.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                let ino = |dir: &Dir, name: &str| disk.stat(dir, name).ok().map(|facts| facts.ino);
+                if ino(to, name).is_none() || ino(to, name) != ino(&self.dir, entry) {
+                    return Err(e);
+                }
+            }
             other => other?,
         }
         let _ = disk.unlink(&self.dir, entry);

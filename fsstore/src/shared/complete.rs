@@ -22,7 +22,6 @@ use super::{Inner, claim_of, claim_of_upload};
 use crate::brick::attrs::{MultipartTag, Parts, Record};
 use crate::brick::disk::{Disk, DiskFile};
 use crate::brick::osdisk::OsFile;
-use crate::brick::sink::off_thread;
 use crate::brick::tree::{failed, is_absent};
 use crate::compose::{Composition, compose};
 use crate::error::{Result, StoreError};
@@ -93,22 +92,22 @@ impl Inner {
         let name = claim_of_upload(&at.bucket, id);
         let turn = self.claims.turn(&name).await;
         let (inner, at, id) = (Arc::clone(self), at.clone(), id.clone());
-        off_thread(move || {
+        let (looking, place, upload) = (Arc::clone(self), at.clone(), id.clone());
+        let prepare = move || {
+            looking.open_upload(&place, &upload)?;
+            looking.claims.stage_held()
+        };
+        let act = move |claim: Claim| {
             let _turn = turn;
-            inner.open_upload(&at, &id)?;
-            let stage = inner.claims.stage()?;
-            stage.hold()?;
-            let claim = inner.claims.acquire(stage, &name)?;
             let held = Held::new(claim, inner.renew_interval())?;
             // Who completes it has the key's claim when it publishes, and may only sleep: from
             // here on it cannot.
-            let stage = inner.claims.stage()?;
-            stage.hold()?;
+            let stage = inner.claims.stage_held()?;
             drop(inner.claims.acquire(stage, &claim_of(&at))?);
             held.check()?;
             inner.abort(&at, &id)
-        })
-        .await
+        };
+        self.claims.under(&name, prepare, act).await
     }
 
     pub(super) async fn complete_upload(
@@ -122,11 +121,10 @@ impl Inner {
         let turn = self.claims.turn(&name).await;
         let (inner, at, id) = (Arc::clone(self), at.clone(), id.clone());
         let claims = claims.to_vec();
-        off_thread(move || {
+        let staging = Arc::clone(&self.claims);
+        let prepare = move || staging.stage_held();
+        let act = move |claim: Claim| {
             let _turn = turn;
-            let stage = inner.claims.stage()?;
-            stage.hold()?;
-            let claim = inner.claims.acquire(stage, &name)?;
             let opened = match inner.open_upload(&at, &id) {
                 Err(StoreError::NoSuchUpload) => return inner.completed_before(&at, &id),
                 other => other?,
@@ -137,8 +135,8 @@ impl Inner {
                 return Ok(info);
             }
             inner.complete(&at, opened, claim, &claims, options)
-        })
-        .await
+        };
+        self.claims.under(&name, prepare, act).await
     }
 
     fn renew_interval(&self) -> Duration {

@@ -25,8 +25,8 @@ use crate::brick::osdisk::{OsDisk, OsFile};
 use crate::permission::Credentials;
 
 /// How often what answers ESTALE is looked up again. Linux itself does so once.
-const MAX_STALE_ROUNDS: u32 = 5;
-/// Pause before the second of those, doubled each time.
+const MAX_STALE_ROUNDS: u32 = 8;
+/// Pause before the second of those, doubled each time: a quarter of a second in all.
 const STALE_PAUSE: Duration = Duration::from_millis(2);
 
 /// A name that keeps a bucket's directory from being removed. No key has it, for it is not UTF-8.
@@ -44,7 +44,8 @@ pub struct SharedDisk {
 }
 
 /// Repeats what answers ESTALE: the name led to something that another host removed meanwhile.
-fn fresh<T>(look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+/// NotFound where it is `base` that is gone, with all that was in it.
+fn fresh<T>(base: &OwnedFd, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let mut pause = STALE_PAUSE;
     for _ in 1..MAX_STALE_ROUNDS {
         match look() {
@@ -53,9 +54,8 @@ fn fresh<T>(look: impl Fn() -> io::Result<T>) -> io::Result<T> {
         }
         pause *= 2;
     }
-    // Still stale: as good as not there.
     match look() {
-        Err(e) if is_stale(&e) => Err(Errno::NOENT.into()),
+        Err(e) if is_stale(&e) && fs::fstat(base).is_err() => Err(Errno::NOENT.into()),
         other => other,
     }
 }
@@ -68,6 +68,15 @@ fn is_stale(e: &io::Error) -> bool {
 /// MooseFS ENOENT.
 pub fn is_gone(e: &io::Error) -> bool {
     is_stale(e) || e.kind() == io::ErrorKind::NotFound
+}
+
+/// Whether a directory was not removed because something is in it: POSIX lets file systems say
+/// either. Source: rmdir(2).
+pub fn is_not_empty(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+    )
 }
 
 impl SharedDisk {
@@ -178,12 +187,12 @@ impl Disk for SharedDisk {
     }
 
     fn open_dir(&self, base: &OwnedFd, path: &str) -> io::Result<Dir> {
-        fresh(|| self.os.open_dir(base, path))
+        fresh(base, || self.os.open_dir(base, path))
     }
 
     fn open(&self, base: &OwnedFd, path: &str) -> io::Result<OsFile> {
         self.reach("open", path)?;
-        fresh(|| self.os.open(base, path))
+        fresh(base, || self.os.open(base, path))
     }
 
     fn open_cached(&self, _: &OwnedFd, _: &str) -> io::Result<OsFile> {
@@ -193,7 +202,7 @@ impl Disk for SharedDisk {
 
     fn open_own(&self, dir: &OwnedFd, name: &str, create: bool) -> io::Result<OsFile> {
         self.reach("open own", name)?;
-        fresh(|| self.os.open_own(dir, name, create))
+        fresh(dir, || self.os.open_own(dir, name, create))
     }
 
     fn create_unnamed(&self, staging: &OwnedFd) -> io::Result<OsFile> {
@@ -232,7 +241,7 @@ impl Disk for SharedDisk {
 
     fn stat(&self, base: &OwnedFd, path: &str) -> io::Result<FileFacts> {
         self.reach("stat", path)?;
-        fresh(|| self.os.stat(base, path))
+        fresh(base, || self.os.stat(base, path))
     }
 
     fn stat_dir(&self, dir: &OwnedFd) -> io::Result<FileFacts> {
@@ -297,7 +306,14 @@ impl Disk for SharedDisk {
     }
 
     fn room(&self) -> io::Result<Room> {
-        self.os.room()
+        match self.os.room()? {
+            // CephFS without a manager: nobody knows.
+            Room { total_bytes: 0, .. } => Ok(Room {
+                total_bytes: 0,
+                free_bytes: u64::MAX,
+            }),
+            known => Ok(known),
+        }
     }
 }
 

@@ -129,7 +129,7 @@ impl Shared {
     pub async fn open(options: SharedOptions) -> Result<Self> {
         let inner = off_thread(move || Inner::open(options)).await?;
         let inner = Arc::new(inner);
-        presence::start(&inner);
+        presence::start(&inner)?;
         upkeep::start(&inner);
         Ok(Self { inner })
     }
@@ -179,7 +179,12 @@ impl Inner {
             options.patience,
         );
         let claims = Arc::new(claims);
-        let presence = Presence::new(Arc::clone(&claims), own("gateways")?, &instance)?;
+        let presence = Presence::new(
+            Arc::clone(&claims),
+            own("gateways")?,
+            &instance,
+            options.clock.clone(),
+        )?;
         // Before anything is done, so that of two that start together one sees the other.
         presence.beat()?;
         Ok(Self {

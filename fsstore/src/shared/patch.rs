@@ -17,7 +17,6 @@ use crate::brick::attrs::Record;
 use crate::brick::disk::{Access, DiskFile};
 use crate::brick::look::{Looked, state_of};
 use crate::brick::osdisk::OsFile;
-use crate::brick::sink::off_thread;
 use crate::brick::tree::failed;
 use crate::error::{Result, StoreError};
 use crate::object::{FileOwner, Locator, ObjectInfo, Precondition};
@@ -36,17 +35,14 @@ impl Inner {
         let name = claim_of(at);
         let turn = self.claims.turn(&name).await;
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
-        off_thread(move || {
+        let prepare = self.prepare_for(&at.bucket);
+        let act = move |claim: Claim| {
             let _turn = turn;
-            inner.tree.bucket_dir(&at.bucket)?;
-            let stage = inner.claims.stage()?;
-            stage.hold()?;
-            let claim = inner.claims.acquire(stage, &name)?;
             let looked = inner.look_blocking(&at)?.ok_or(StoreError::NoSuchKey)?;
             precondition.check_write(Some(&looked.info))?;
             inner.patch_looked(&at, &claim, looked, patch)
-        })
-        .await
+        };
+        self.claims.under(&name, prepare, act).await
     }
 
     pub(super) fn patch_looked(

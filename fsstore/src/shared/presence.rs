@@ -4,16 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Inner;
 use super::claim::Claims;
 use super::disk::{Dir, SharedDisk};
 use crate::brick::disk::{Disk, DiskFile};
-use crate::brick::sink::off_thread;
 use crate::brick::tree::{absent_is_none, failed, is_absent};
+use crate::clock::Clock;
 use crate::error::{Result, StoreError};
 use crate::keypath::RESERVED;
 
@@ -45,13 +45,18 @@ pub struct Presence {
     dir: Dir,
     instance: String,
     beats: AtomicU64,
+    clock: Clock,
+    /// How far this host's clock was ahead of the file system's times at the last beat, at most.
+    ahead_ns: AtomicI64,
+    /// Set once this gateway has said that it is gone; held while its file changes.
+    has_left: Mutex<bool>,
 }
 
 /// What each gateway's file said when it was looked at.
 pub(super) type Seen = BTreeMap<String, Vec<u8>>;
 
 impl Presence {
-    pub(super) fn new(claims: Arc<Claims>, dir: Dir, instance: &str) -> Result<Self> {
+    pub(super) fn new(claims: Arc<Claims>, dir: Dir, instance: &str, clock: Clock) -> Result<Self> {
         let disk = Arc::clone(claims.disk());
         Ok(Self {
             claims,
@@ -59,6 +64,9 @@ impl Presence {
             dir,
             instance: instance.to_owned(),
             beats: AtomicU64::new(0),
+            clock,
+            ahead_ns: AtomicI64::new(0),
+            has_left: Mutex::new(false),
         })
     }
 
@@ -79,15 +87,37 @@ impl Presence {
             "host": host,
             "pid": std::process::id(),
             "beat": beat,
+            "now_ns": self.clock.now().0,
         });
+        let has_left = self.has_left.lock().unwrap_or_else(PoisonError::into_inner);
+        if *has_left {
+            return Ok(());
+        }
         let stage = self.claims.stage()?;
         let (entry, file) = stage.create()?;
         file.write_at(0, text.to_string().as_bytes())
             .map_err(&fail)?;
+        let written_ns = file.facts().map_err(&fail)?.mtime_ns;
+        let ahead_ns = self.clock.now().0.saturating_sub(written_ns);
+        self.ahead_ns.store(ahead_ns, Ordering::Relaxed);
         stage.place(&entry, &self.dir, &self.instance).map_err(fail)
     }
 
+    /// By how much this host's clock may be ahead of the file system's times, in nanoseconds.
+    pub(super) fn ahead_ns(&self) -> i64 {
+        self.ahead_ns.load(Ordering::Relaxed)
+    }
+
+    /// By how much this host's clock may be ahead of the one of the gateway that has just written
+    /// this, in nanoseconds; none where it does not say.
+    pub(super) fn ahead_of_ns(&self, said: &[u8]) -> Option<i64> {
+        let said: serde_json::Value = serde_json::from_slice(said).ok()?;
+        let then_ns = said.get("now_ns")?.as_i64()?;
+        Some(self.clock.now().0.saturating_sub(then_ns))
+    }
+
     pub(super) fn leave(&self) -> Result<()> {
+        *self.has_left.lock().unwrap_or_else(PoisonError::into_inner) = true;
         absent_is_none(self.disk.unlink(&self.dir, &self.instance))
             .map(|_| ())
             .map_err(failed("say that this gateway is gone"))
@@ -142,20 +172,24 @@ impl Presence {
     }
 }
 
-/// Shows that a gateway lives for as long as it does.
-pub(super) fn start(inner: &Arc<Inner>) {
+/// Shows that a gateway lives for as long as it does; on a thread of its own, for those of requests
+/// may all be waiting.
+pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
     let inner = Arc::downgrade(inner);
-    tokio::spawn(async move {
+    let beating = move || {
         loop {
+            std::thread::sleep(BEAT);
             let Some(live) = inner.upgrade().filter(|inner| !inner.is_stopping()) else {
                 return;
             };
-            let beaten = off_thread(move || live.presence.beat()).await;
-            match beaten {
-                Ok(()) | Err(StoreError::Stopping) => {}
-                Err(e) => tracing::warn!("this gateway cannot show that it lives: {e}"),
+            if let Err(e) = live.presence.beat() {
+                tracing::warn!("this gateway cannot show that it lives: {e}");
             }
-            tokio::time::sleep(BEAT).await;
         }
-    });
+    };
+    std::thread::Builder::new()
+        .name("presence".to_owned())
+        .spawn(beating)
+        .map(drop)
+        .map_err(|e| StoreError::from_io("show that this gateway lives", e))
 }

@@ -66,7 +66,7 @@ impl Inner {
         match keypath::place(&at.key) {
             Place::Plain(path) => self.publish_plain(at, path, new),
             Place::Marker { dir } => {
-                let opened = self.make_dirs(&at.bucket, dir, new.owner, new.is_durable)?;
+                let opened = self.make_dirs(&at.bucket, dir, new)?;
                 self.publish_escaped(at, new)?;
                 self.clear_marker(&opened)
             }
@@ -79,7 +79,7 @@ impl Inner {
         for _ in 0..MAX_ROUNDS {
             let (parent_path, name) = split_parent(path);
             let parent = match parent_path {
-                Some(parent) => self.make_dirs(&at.bucket, parent, new.owner, new.is_durable)?,
+                Some(parent) => self.make_dirs(&at.bucket, parent, new)?,
                 None => self.tree.bucket_dir(&at.bucket)?,
             };
             let standing = kind_at(&self.tree.disk, &parent, name).map_err(&fail)?;
@@ -118,7 +118,7 @@ impl Inner {
         let path = format!("{}/{}", at.bucket, keypath::escaped_path(&at.key));
         let (_, name) = split_parent(&path);
         for _ in 0..MAX_ROUNDS {
-            let parent = self.make_own_dirs(&at.bucket, &path, new.is_durable)?;
+            let parent = self.make_own_dirs(&at.bucket, &path, new.is_durable, new.claim)?;
             match new.place(&parent, name) {
                 Ok(()) => {
                     self.sync_dir(&parent, new.is_durable)?;
@@ -156,13 +156,7 @@ impl Inner {
 
     /// Opens a directory of a bucket, making what is missing and sheltering files that stand in
     /// the way. Errors: NoSuchBucket, Obstructed, Conflict.
-    fn make_dirs(
-        &self,
-        bucket: &BucketName,
-        path: &str,
-        owner: &FileOwner,
-        is_durable: bool,
-    ) -> Result<Dir> {
+    fn make_dirs(&self, bucket: &BucketName, path: &str, new: &NewFile<'_>) -> Result<Dir> {
         let fail = failed("make a directory");
         let disk = &self.tree.disk;
         for _ in 0..MAX_ROUNDS {
@@ -178,13 +172,13 @@ impl Inner {
                 match disk.open_dir(&dir, name) {
                     Ok(next) => dir = next,
                     Err(e) if e.kind() == ErrorKind::NotFound => {
-                        match self.make_dir(&dir, name, owner, is_durable)? {
+                        match self.make_dir(&dir, name, new.owner, new.is_durable)? {
                             Some(next) => dir = next,
                             None => break,
                         }
                     }
                     Err(e) if e.kind() == ErrorKind::NotADirectory => {
-                        self.shelter(bucket, &path[..end], &dir)?;
+                        self.shelter(bucket, &path[..end], &dir, new.claim)?;
                         break;
                     }
                     Err(e) => return Err(fail(e)),
@@ -225,14 +219,16 @@ impl Inner {
 
     /// Moves the object at a path to its shelter, under that key's claim: it has the name there
     /// before it loses the one at the path.
-    fn shelter(&self, bucket: &BucketName, path: &str, parent: &Dir) -> Result<()> {
+    /// `held`, the claim of the key that needs a directory there, is kept meanwhile.
+    fn shelter(&self, bucket: &BucketName, path: &str, parent: &Dir, held: &Claim) -> Result<()> {
         let fail = failed("move an object to its shelter");
         let key = ObjectKey::parse(path).map_err(|_| StoreError::Limit(FsLimit::NameLen))?;
         let at = Locator::new(bucket.clone(), key);
         let (_, name) = split_parent(path);
-        let stage = self.claims.stage()?;
-        stage.hold()?;
-        let claim = self.claims.acquire(stage, &claim_of(&at))?;
+        let stage = self.claims.stage_held()?;
+        let claim = self
+            .claims
+            .acquire_beside(stage, &claim_of(&at), Some(held))?;
         match kind_at(&self.tree.disk, parent, name).map_err(&fail)? {
             Some(FileKind::File) => {}
             // Somebody else did it, or it was removed.
@@ -248,7 +244,7 @@ impl Inner {
         let (_, shelter_name) = split_parent(&shelter);
         let mut rounds = 0..MAX_ROUNDS;
         let dir = loop {
-            let dir = self.make_own_dirs(bucket, &shelter, true)?;
+            let dir = self.make_own_dirs(bucket, &shelter, true, &claim)?;
             match claim.place(&entry, &dir, shelter_name) {
                 Ok(()) => break dir,
                 // Removed because it was empty, as we came.
@@ -264,7 +260,13 @@ impl Inner {
 
     /// Makes the directories above an escaped path and opens the last of them. Errors:
     /// NoSuchBucket.
-    fn make_own_dirs(&self, bucket: &BucketName, path: &str, is_durable: bool) -> Result<Dir> {
+    fn make_own_dirs(
+        &self,
+        bucket: &BucketName,
+        path: &str,
+        is_durable: bool,
+        held: &Claim,
+    ) -> Result<Dir> {
         let fail = failed("make a directory for escaped keys");
         let disk = &self.tree.disk;
         let (Some(parent), _) = split_parent(path) else {
@@ -290,7 +292,7 @@ impl Inner {
                 match next {
                     Ok(next) => dir = next,
                     Err(e) if e.kind() == ErrorKind::NotADirectory => {
-                        self.end_removal(bucket)?;
+                        self.end_removal(bucket, held)?;
                         is_whole = false;
                     }
                     Err(e) if is_absent(&e) => is_whole = false,
@@ -310,11 +312,12 @@ impl Inner {
     /// Waits until a removal of the bucket is over, and takes away what it left to keep keys out
     /// if it died. If it only sleeps it must not find the bucket empty when it wakes: it has looked
     /// for escaped keys already. Errors: NoSuchBucket, Conflict.
-    fn end_removal(&self, bucket: &BucketName) -> Result<()> {
+    fn end_removal(&self, bucket: &BucketName, held: &Claim) -> Result<()> {
         let fail = failed("let keys in again");
-        let stage = self.claims.stage()?;
-        stage.hold()?;
-        let claim = self.claims.acquire(stage, &claim_of_bucket(bucket))?;
+        let stage = self.claims.stage_held()?;
+        let claim = self
+            .claims
+            .acquire_beside(stage, &claim_of_bucket(bucket), Some(held))?;
         let dir = self.tree.bucket_dir(bucket)?;
         let (disk, keys) = (&self.tree.disk, &self.tree.own.keys);
         if kind_at(disk, keys, bucket.as_str()).map_err(&fail)? != Some(FileKind::File) {

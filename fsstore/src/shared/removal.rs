@@ -1,15 +1,13 @@
 //! How an object loses its name, by whoever has the key's claim: it is moved into the claim's
 //! directory, so that a holder whose claim was broken cannot take away what came after it.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::claim::Claim;
-use super::disk::SharedDisk;
+use super::claim::{Claim, Stage};
+use super::disk::{SharedDisk, is_gone, is_not_empty};
 use super::{Inner, claim_of};
 use crate::brick::disk::{Disk, DiskFile, FileKind};
 use crate::brick::look::Looked;
-use crate::brick::sink::off_thread;
 use crate::brick::tree::{absent_is_none, failed, is_absent, split_parent};
 use crate::error::{Result, StoreError};
 use crate::keypath::{self, Place};
@@ -21,6 +19,18 @@ use crate::volume::Removed;
 const MAX_TAKES: usize = 5;
 
 impl Inner {
+    /// What a change of an object begins with, before it has the key's claim.
+    pub(super) fn prepare_for(
+        self: &Arc<Self>,
+        bucket: &BucketName,
+    ) -> impl FnOnce() -> Result<Stage> + Send + 'static {
+        let (inner, bucket) = (Arc::clone(self), bucket.clone());
+        move || {
+            inner.tree.bucket_dir(&bucket)?;
+            inner.claims.stage_held()
+        }
+    }
+
     /// Removes an object.
     pub(super) async fn remove_object(
         self: &Arc<Self>,
@@ -30,12 +40,9 @@ impl Inner {
         let name = claim_of(at);
         let turn = self.claims.turn(&name).await;
         let (inner, at, precondition) = (Arc::clone(self), at.clone(), precondition.clone());
-        off_thread(move || {
+        let prepare = self.prepare_for(&at.bucket);
+        let act = move |claim: Claim| {
             let _turn = turn;
-            inner.tree.bucket_dir(&at.bucket)?;
-            let stage = inner.claims.stage()?;
-            stage.hold()?;
-            let claim = inner.claims.acquire(stage, &name)?;
             let current = inner.look_blocking(&at)?;
             precondition.check_write(current.as_ref().map(|looked| &looked.info))?;
             let mut existed = inner.take(&at, &claim, inner.is_durable(&at.bucket))?;
@@ -49,8 +56,8 @@ impl Inner {
             }
             inner.prune_for(&at)?;
             Ok(Removed { existed })
-        })
-        .await
+        };
+        self.claims.under(&name, prepare, act).await
     }
 
     /// Takes away an object that stands there still although it was said not to: a name that is
@@ -229,9 +236,12 @@ impl Inner {
             };
             match disk.remove_dir(&parent, name) {
                 Ok(()) => self.sync_dir(&parent, self.is_durable(bucket))?,
-                Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => return Ok(()),
-                Err(e) if is_absent(&e) || super::disk::is_gone(&e) => return Ok(()),
-                Err(e) => return Err(failed("remove an empty directory")(e)),
+                Err(e) if is_not_empty(&e) || is_absent(&e) || is_gone(&e) => return Ok(()),
+                Err(e) => {
+                    // The object is gone, which is what was asked for.
+                    tracing::warn!(path, "an empty directory stays: {e}");
+                    return Ok(());
+                }
             }
             match parent_path {
                 Some(parent) => path = parent,

@@ -171,15 +171,18 @@ impl Inner {
         let name = claim_of(at);
         let turn = self.claims.turn(&name).await;
         let (inner, at) = (Arc::clone(self), at.clone());
-        off_thread(move || {
+        let (looking, bucket) = (Arc::clone(self), at.bucket.clone());
+        let Slot { stage, entry } = slot;
+        let prepare = move || {
+            looking.tree.bucket_dir(&bucket)?;
+            Ok(stage)
+        };
+        let act = move |claim: Claim| {
             let _turn = turn;
-            let Slot { stage, entry } = slot;
-            inner.tree.bucket_dir(&at.bucket)?;
-            let claim = inner.claims.acquire(stage, &name)?;
             inner.publish_whole(&at, &claim, &entry, &whole, &commit)?;
             Ok(inner.info_of(&at, &whole))
-        })
-        .await
+        };
+        self.claims.under(&name, prepare, act).await
     }
 
     /// Decides the precondition and publishes, under the key's claim.

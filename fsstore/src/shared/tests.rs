@@ -1,6 +1,7 @@
 //! A shared volume passes the contract, alone and as three gateways where every call goes to
 //! another one; and what is its own.
 
+mod debris;
 mod gateways;
 mod interrupted;
 mod turns;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Inner;
-use super::disk::{Dir, SharedDisk, is_gone};
+use super::disk::{Dir, SharedDisk, is_gone, is_not_empty};
 use super::staged::{Seal, Slot};
 use crate::brick::attrs::Record;
 use crate::brick::disk::{Disk, DiskFile, FileKind};
@@ -80,9 +80,12 @@ impl Inner {
             })?;
         self.sync_dir(&dir, true)?;
         // A removal of the bucket may have taken the directory away with it meanwhile.
-        match self.open_upload(at, &id) {
-            Err(StoreError::NoSuchUpload) => return Err(StoreError::Conflict),
-            other => drop(other?),
+        if let Err(e) = self.open_upload(at, &id) {
+            let _ = self.remove_upload(&at.bucket, id.as_str());
+            return Err(match e {
+                StoreError::NoSuchUpload => StoreError::Conflict,
+                other => other,
+            });
         }
         Ok(UploadInfo {
             id,
@@ -290,7 +293,7 @@ impl Inner {
                 Ok(()) => return Ok(()),
                 Err(e) if is_absent(&e) || is_gone(&e) => return Ok(()),
                 // A part that was just being renamed there.
-                Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => {}
+                Err(e) if is_not_empty(&e) => {}
                 Err(e) => return Err(fail(e)),
             }
         }
@@ -313,7 +316,12 @@ impl Inner {
         let opened = self.open_upload(at, &upload.id)?;
         let placed = slot.stage.place(&slot.entry, &opened.dir, &name_of(number));
         match placed {
-            Err(e) if is_absent(&e) || is_gone(&e) => return Err(StoreError::NoSuchUpload),
+            Err(e) if is_absent(&e) || is_gone(&e) => {
+                // The upload ended; or what was staged was swept, for this gateway slept: then the
+                // part is to be sent again.
+                self.open_upload(at, &upload.id)?;
+                return Err(StoreError::Conflict);
+            }
             other => other.map_err(failed("record a part"))?,
         }
         self.sync_dir(&opened.dir, true)?;

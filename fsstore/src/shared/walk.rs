@@ -14,6 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -29,6 +30,8 @@ use crate::name::{BucketName, ObjectKey};
 /// How long nothing must have changed before what was read is kept in memory: longer than times
 /// are coarse (2 s on FAT), and than clocks of hosts may differ (5 s; `portico doctor` measures).
 pub const QUIET_NS: i64 = 10_000_000_000;
+/// What is left of that for looks that take their time.
+const MARGIN_NS: i64 = 1_000_000_000;
 /// Most names of one directory in memory for one walk.
 const CHUNK_NAMES: usize = 1 << 18;
 /// Most bytes of names kept between walks.
@@ -71,18 +74,55 @@ impl Weighter<u64, (State, List)> for ByBytes {
 pub struct Names {
     kept: Option<Cache<u64, (State, List), ByBytes>>,
     clock: Clock,
+    /// Whether the clocks of hosts agree now.
+    agrees: AtomicBool,
 }
 
 impl Names {
     /// None kept yet; none ever where a directory's times cannot be trusted.
     pub fn new(trusts_dir_times: bool, clock: Clock) -> Self {
         let kept = trusts_dir_times.then(|| Cache::with_weighter(1_024, MAX_KEPT_BYTES, ByBytes));
-        Self { kept, clock }
+        Self {
+            kept,
+            clock,
+            agrees: AtomicBool::new(true),
+        }
+    }
+
+    /// Notes by how much this host's clock may be ahead of others', in nanoseconds: names of a
+    /// directory that only seems quiet must not be kept, nor those that were.
+    pub fn note_ahead(&self, ahead_ns: i64) {
+        let agrees = ahead_ns < QUIET_NS - MARGIN_NS;
+        if self.agrees.swap(agrees, Ordering::AcqRel) == agrees {
+            return;
+        }
+        match (agrees, &self.kept) {
+            (_, None) => {}
+            (true, _) => tracing::info!("clocks agree: names of quiet directories are kept"),
+            (false, Some(kept)) => {
+                tracing::warn!(
+                    ahead_ms = ahead_ns / 1_000_000,
+                    "this host's clock is ahead of another's: names of directories are not kept"
+                );
+                kept.clear();
+            }
+        }
+    }
+
+    /// Whether names of quiet directories are kept.
+    #[cfg(test)]
+    pub fn keeps(&self) -> bool {
+        self.kept().is_some()
+    }
+
+    fn kept(&self) -> Option<&Cache<u64, (State, List), ByBytes>> {
+        let agrees = self.agrees.load(Ordering::Acquire);
+        self.kept.as_ref().filter(|_| agrees)
     }
 
     /// Names of a directory from `from` on; whether those are all there are.
     fn read(&self, disk: &SharedDisk, dir: &Dir, from: &str) -> Result<(List, bool)> {
-        let Some(kept) = &self.kept else {
+        let Some(kept) = self.kept() else {
             return read_names(disk, dir, from);
         };
         let state_now = || state_of(disk, dir);
@@ -414,7 +454,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        let tells = is_flat && self.names.kept.is_some() && self.names.is_quiet(&state);
+        let tells = is_flat && self.names.kept().is_some() && self.names.is_quiet(&state);
         self.escaped_read = tells.then_some(state);
         Ok(())
     }
