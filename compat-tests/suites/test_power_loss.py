@@ -115,7 +115,8 @@ class Rig:
 
     def start(self):
         self.server.start()
-        self.s3 = clients.boto(self.server, read_timeout_s=NO_ANSWER_S)
+        self.s3 = clients.boto(self.server)
+        self.hasty = clients.boto(self.server, read_timeout_s=NO_ANSWER_S)
 
     def stop_mounting(self):
         if self.mount:
@@ -141,7 +142,7 @@ def played(rig, operation, key, after, cut):
 
     rig.calls.arm(after, power_cut)
     try:
-        operation.run(rig.s3, key, rig.mount)
+        operation.run(rig.hasty, key, rig.mount)
         is_answered = True
     except (*FAILED, OSError):
         is_answered = False

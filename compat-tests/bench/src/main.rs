@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cases::{Bench, Scale, get, list, memory, mount, multipart, put};
+use cases::{Bench, Scale, bricks, get, list, memory, mount, multipart, put};
 use clap::Parser;
 use nginx::Nginx;
 use peer::Server;
@@ -79,10 +79,11 @@ enum Case {
     Memory,
     List,
     Mount,
+    Bricks,
 }
 
 impl Case {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::GetLarge,
         Self::GetSmall,
         Self::PutLarge,
@@ -91,6 +92,7 @@ impl Case {
         Self::Memory,
         Self::List,
         Self::Mount,
+        Self::Bricks,
     ];
 
     fn run(self, bench: &mut Bench) -> Result<()> {
@@ -103,6 +105,7 @@ impl Case {
             Self::Memory => memory::uploads(bench),
             Self::List => list::pages(bench),
             Self::Mount => mount::all(bench),
+            Self::Bricks => bricks::all(bench),
         }
     }
 }
@@ -139,11 +142,15 @@ fn run(args: &Args) -> Result<()> {
     } = bench;
     drop((servers, nginx));
     let mut report = report;
-    if args.only != [Case::Mount] {
+    let has_own = |case: &Case| matches!(case, Case::Mount | Case::Bricks);
+    if args.only.is_empty() || !args.only.iter().all(has_own) {
         report = with_targets(report, scale.list_objects);
     }
     if is_run(Case::Mount) {
         mount::targets(&mut report);
+    }
+    if is_run(Case::Bricks) {
+        bricks::targets(&mut report);
     }
     let tables = report.markdown();
     println!("{tables}");
@@ -240,7 +247,7 @@ fn clean(dir: &Path, keep_list: bool) {
     for point in mount::points(dir) {
         mounts::unmount(&point);
     }
-    for name in ["portico", "peer", "nginx", "raw", "mount"] {
+    for name in ["portico", "peer", "nginx", "raw", "mount", "bricks"] {
         let _ = fs::remove_dir_all(dir.join(name));
     }
     if !keep_list {

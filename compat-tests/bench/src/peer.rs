@@ -92,7 +92,7 @@ impl Drop for Process {
 /// An S3 server under load.
 #[derive(Debug)]
 pub struct Server {
-    /// `portico` or `s3s-fs`.
+    /// `portico`, `s3s-fs`, or what distinguishes one of several of ours.
     pub name: &'static str,
     /// Where it listens.
     pub address: SocketAddr,
@@ -105,6 +105,17 @@ pub struct Server {
 impl Server {
     /// Our release binary on a directory; objects are at `DIR/main`.
     pub fn portico(binary: &Path, dir: &Path, config: &str) -> Result<Self> {
+        Self::portico_with("portico", binary, dir, config, &[])
+    }
+
+    /// As [`Server::portico`], by another name and with more words.
+    pub fn portico_with(
+        name: &'static str,
+        binary: &Path,
+        dir: &Path,
+        config: &str,
+        words: &[String],
+    ) -> Result<Self> {
         fs::create_dir_all(dir.join("main"))?;
         let address = free_address()?;
         let config_path = dir.with_extension("toml");
@@ -115,11 +126,12 @@ impl Server {
             .arg(dir)
             .args(["--listen", &address.to_string(), "--config"])
             .arg(&config_path)
+            .args(words)
             .env("PORTICO_ROOT_ACCESS_KEY", ACCESS_KEY)
             .env("PORTICO_ROOT_SECRET_KEY", SECRET_KEY);
         let process = Process::start(command, &dir.with_extension("log"), address)?;
         Ok(Self {
-            name: "portico",
+            name,
             address,
             buckets: dir.join("main"),
             process,

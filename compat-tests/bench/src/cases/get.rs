@@ -29,9 +29,7 @@ pub fn large(bench: &mut Bench) -> Result<()> {
 
 /// Small objects, 32 connections.
 pub fn small(bench: &mut Bench) -> Result<()> {
-    let paths: Vec<String> = (0..SMALL_OBJECTS)
-        .map(|number| format!("/{BUCKET}/small/{number:04}"))
-        .collect();
+    let paths = paths();
     let body = noise(SMALL_LEN_BYTES);
     for server in &bench.servers {
         for path in &paths {
@@ -40,6 +38,13 @@ pub fn small(bench: &mut Bench) -> Result<()> {
     }
     let len_bytes = SMALL_LEN_BYTES as u64;
     case(bench, SMALL, Unit::OpsPerS, CONNECTIONS, &paths, len_bytes)
+}
+
+/// Where the small objects are.
+pub(super) fn paths() -> Vec<String> {
+    (0..SMALL_OBJECTS)
+        .map(|number| format!("/{BUCKET}/small/{number:04}"))
+        .collect()
 }
 
 fn case(
@@ -75,7 +80,8 @@ fn turned(list: &[Request], by: usize) -> Vec<Request> {
     list
 }
 
-fn signed(
+/// A stretch of signed GETs.
+pub(super) fn signed(
     scale: &Scale,
     server: &Server,
     connections: usize,

@@ -1,6 +1,7 @@
 //! The cases. In each the subjects take turns round by round, so that what the machine does
 //! meanwhile falls on all of them.
 
+pub mod bricks;
 pub mod get;
 pub mod list;
 pub mod memory;

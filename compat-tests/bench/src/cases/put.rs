@@ -58,7 +58,7 @@ pub fn large(bench: &mut Bench) -> Result<()> {
     )
 }
 
-fn put_large(server: &Server, body: &Arc<Vec<u8>>, limit: Duration) -> Result<Block> {
+pub(super) fn put_large(server: &Server, body: &Arc<Vec<u8>>, limit: Duration) -> Result<Block> {
     let len_bytes = body.len() as u64;
     let signer = server.signer();
     let list = (0..LARGE_NAMES)
@@ -118,7 +118,12 @@ pub fn small(bench: &mut Bench) -> Result<()> {
     )
 }
 
-fn put_small(server: &Server, body: &Arc<Vec<u8>>, round: usize, limit: Duration) -> Result<Block> {
+pub(super) fn put_small(
+    server: &Server,
+    body: &Arc<Vec<u8>>,
+    round: usize,
+    limit: Duration,
+) -> Result<Block> {
     let len_bytes = body.len() as u64;
     let (signer, digest) = (server.signer(), sha256(body));
     let work = (0..CONNECTIONS)
