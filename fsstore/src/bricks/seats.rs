@@ -4,7 +4,7 @@
 //! the same time, and is told of when most seats have it durably. A seat that cannot be written,
 //! or takes longer than [`PATIENCE`], is a brick that failed: nobody waits for it any more, but it is
 //! offered every later ledger, and counts again once it takes one. Where there are too few without
-//! such, nothing is in force until one does.
+//! such, nothing is in force until one does, however long it takes.
 //!
 //! The doubt of a brick ends by itself: once it has been taken out of every group that it was in sync
 //! of when it came, and is in sync of all that it should have. It has been compared with others then.
@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,10 +31,9 @@ mod ledger;
 #[cfg(test)]
 mod tests;
 
-/// How long a seat may take to write a ledger before its brick counts as failed.
+/// How long a seat may take to write a ledger before the others go on without it; where they are too
+/// few, how often those that failed are tried again.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often seats that failed are tried again where there are too few without them.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes what one seat keeps, durably.
 pub type Write = Box<dyn FnMut(&Kept) -> io::Result<()> + Send>;
@@ -255,6 +254,8 @@ struct Desk {
 struct Report {
     seat: Uuid,
     round: u64,
+    /// The ledger that was to be written.
+    at: Revision,
     outcome: io::Result<()>,
 }
 
@@ -350,16 +351,16 @@ impl Keeping {
                 return Some(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let report = match awaited.is_empty() {
-                true => Err(RecvTimeoutError::Timeout),
-                false => self.reported.recv_timeout(left),
-            };
-            match report {
-                Ok(report) if self.is_late(&report) => {}
+            match self.reported.recv_timeout(left) {
                 Ok(report) => {
-                    awaited.remove(&report.seat);
+                    let is_late = self.is_late(&report);
+                    if report.at != ledger.at {
+                        continue;
+                    }
                     match report.outcome {
+                        // However long it took, it is there.
                         Ok(()) => {
+                            awaited.remove(&report.seat);
                             if let Some(desk) = self.desks.get_mut(&report.seat) {
                                 desk.has_failed = false;
                             }
@@ -370,9 +371,13 @@ impl Keeping {
                                     (Arc::new(ledger.config.clone()), ledger.at);
                             }
                         }
-                        Err(error) => self.fail(report.seat, error, |keeping| {
-                            !in_force && !keeping.can_do(seats, old)
-                        }),
+                        Err(_) if is_late => {}
+                        Err(error) => {
+                            awaited.remove(&report.seat);
+                            self.fail(report.seat, error, |keeping| {
+                                !in_force && !keeping.can_do(seats, old)
+                            });
+                        }
                     }
                 }
                 Err(_) => {
@@ -385,8 +390,11 @@ impl Keeping {
                     if in_force {
                         return Some(());
                     }
-                    // Too few are left: those that failed are tried again.
-                    self.wait_for_retry()?;
+                    if self.shared.lock().is_closed {
+                        return None;
+                    }
+                    // Too few are left: those that failed are tried again, and those that still
+                    // write are waited for.
                     self.round += 1;
                     awaited = self.order(&ledger, &wanted, true);
                     deadline = Instant::now() + PATIENCE;
@@ -409,17 +417,6 @@ impl Keeping {
             of.iter().filter(is_sound).count() >= majority(of.len())
         };
         has_most(seats) && has_most(old)
-    }
-
-    fn wait_for_retry(&self) -> Option<()> {
-        let state = self.shared.lock();
-        let is_open = |state: &mut State| !state.is_closed;
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(state, RETRY_INTERVAL, is_open);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!state.is_closed).then_some(())
     }
 
     /// Has seats written; gives those that are to answer: those that failed only where asked.
@@ -536,6 +533,7 @@ impl Keeping {
                 let report = Report {
                     seat: uuid,
                     round,
+                    at: kept.ledger.at,
                     outcome,
                 };
                 if reports.send(report).is_err() {

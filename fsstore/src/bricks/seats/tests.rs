@@ -9,7 +9,7 @@ use placement::group::GroupId;
 use placement::keeper::{Keeper, Ledger, Revision};
 use placement::layout::BrickId;
 
-use super::{Chair, Failure, Seats, seats_of};
+use super::{Chair, Failure, PATIENCE, Seats, seats_of};
 use crate::bricks::identity::{Doubt, Uuid};
 use crate::bricks::plan::{NewMember, NewPlan, Plan};
 use crate::bricks::seat::Kept;
@@ -42,6 +42,8 @@ fn brick(number: u8) -> NewMember {
 struct Paper {
     kept: Arc<Mutex<Vec<Kept>>>,
     fails: Arc<AtomicBool>,
+    /// Held while it cannot get on.
+    hangs: Arc<Mutex<()>>,
 }
 
 impl Paper {
@@ -51,6 +53,7 @@ impl Paper {
             uuid,
             doubt,
             write: Box::new(move |kept| {
+                let _going_on = paper.hangs.lock().unwrap();
                 if paper.fails.load(Ordering::SeqCst) {
                     return Err(io::Error::other("the disk is gone"));
                 }
@@ -199,6 +202,22 @@ fn with_too_few_seats_nothing_is_in_force_until_one_comes_back() {
     assert!(!scene.seats.plan().is_rebalance_paused);
     scene.papers[2].fails.store(false, Ordering::SeqCst);
     assert!(told.recv_timeout(LONG).unwrap().is_rebalance_paused);
+}
+
+#[test]
+fn seats_that_are_slow_count_however_late_they_answer() {
+    let scene = scene(3);
+    let slow = [&scene.papers[0], &scene.papers[1], &scene.papers[2]];
+    let held: Vec<_> = slow.iter().map(|paper| paper.hangs.lock()).collect();
+    let told = scene.begin(|plan| plan.is_rebalance_paused = true);
+    let stuck = (0..3).map(|_| scene.failures.recv_timeout(LONG).unwrap());
+    assert!(stuck.into_iter().any(|failure| failure.is_stuck));
+    // Tried again meanwhile, in vain.
+    assert!(told.recv_timeout(3 * PATIENCE).is_err());
+    drop(held);
+    assert!(told.recv_timeout(LONG).unwrap().is_rebalance_paused);
+    assert_eq!(scene.seats.at(), Revision { term: 1, number: 2 });
+    scene.change(|plan| plan.is_rebalance_paused = false);
 }
 
 #[test]
