@@ -344,10 +344,11 @@ impl<K: Kinds> Replica<K> {
             Payload::PageAsk { session, after } => self.page_asked(from, session, after, out),
             Payload::Page {
                 session,
+                after,
                 page,
                 upto,
                 as_of,
-            } => self.page(now, session, page, upto, as_of, out),
+            } => self.page(now, session, (after, page, upto), as_of, out),
             Payload::CopyAsk { session, name } => self.copy_asked(from, session, name, out),
             Payload::Copy {
                 session,

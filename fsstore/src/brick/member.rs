@@ -14,6 +14,7 @@ use super::sink::require_room;
 use super::staged::{Whole, give};
 use super::tree::{absent_is_none, failed, is_absent};
 use super::upload::Upload;
+use super::walk::{Step, walk};
 use super::{Brick, Inner};
 use crate::error::{Result, StoreError};
 use crate::keypath::RESERVED;
@@ -402,6 +403,22 @@ impl<D: Disk> Inner<D> {
 
     pub(crate) fn upload_now(&self, at: &Locator, id: &UploadId) -> Result<Arc<Upload<D>>> {
         self.uploads.open(&self.tree, &at.bucket, &at.key, id)
+    }
+
+    /// Calls `visit` for every key of a bucket that may hold an object, read from the tree.
+    pub(crate) fn each_key(
+        &self,
+        bucket: &BucketName,
+        visit: &mut dyn FnMut(ObjectKey),
+    ) -> Result<()> {
+        let walked = walk(&self.tree, bucket, None, &mut |met| {
+            visit(met.key);
+            Ok(Step::Next)
+        });
+        match walked {
+            Err(StoreError::NoSuchBucket) => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 
     /// Makes a staged file a part of an upload and takes its staged name away.

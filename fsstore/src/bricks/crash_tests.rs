@@ -72,12 +72,32 @@ pub(super) async fn start_doubting(
     start_these(&disks, ledger, term, doubted).await
 }
 
+/// As [`start_doubting`]; each group is wanted on these of its bricks.
+pub(super) async fn start_wanting(
+    disks: &[Arc<CrashDisk>],
+    ledger: &MemoryLedger,
+    term: u64,
+    (doubted, wanted): (Option<u32>, BrickSet),
+) -> Crashing {
+    let disks: Vec<(u32, &Arc<CrashDisk>)> = (0..).zip(disks).collect();
+    start_setup(&disks, ledger, term, (doubted, wanted)).await
+}
+
 /// As [`start_doubting`], of these of its bricks.
 pub(super) async fn start_these(
     disks: &[(u32, &Arc<CrashDisk>)],
     ledger: &MemoryLedger,
     term: u64,
     doubted: Option<u32>,
+) -> Crashing {
+    start_setup(disks, ledger, term, (doubted, both())).await
+}
+
+async fn start_setup(
+    disks: &[(u32, &Arc<CrashDisk>)],
+    ledger: &MemoryLedger,
+    term: u64,
+    (doubted, wanted): (Option<u32>, BrickSet),
 ) -> Crashing {
     let mut bricks = Vec::new();
     for (id, disk) in disks {
@@ -105,7 +125,7 @@ pub(super) async fn start_these(
         grouping: Grouping::new((1, 2), 1).unwrap(),
         replicas: 2,
         term,
-        wanted: ledger.groups().iter().map(|_| both()).collect(),
+        wanted: ledger.groups().iter().map(|_| wanted).collect(),
     };
     Bricks::start(setup, Arc::new(ledger.clone()))
         .await

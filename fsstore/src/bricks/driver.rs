@@ -6,6 +6,7 @@
 //! applied it, so that whoever asks next may read from any of them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -16,7 +17,6 @@ use placement::layout::BrickId;
 use placement::replica::{
     Action, BrickSet, Event, GroupConfig, Life, OpId, Replica, Session, Stored, Terms, Time,
 };
-use tokio::sync::Semaphore;
 
 use super::healing::Touched;
 use super::kinds::Kept;
@@ -29,12 +29,14 @@ use crate::error::StoreError;
 
 mod applying;
 mod coming;
+mod handing;
 mod heal;
 mod input;
 mod logging;
 mod members;
 mod requests;
 
+use handing::Handing;
 pub use input::{Ask, Decide, Decision, Input, Mark};
 pub use requests::UNDECIDED;
 
@@ -56,8 +58,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a copy that could not be made what it should be takes no part.
 const OUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 15_000 });
-/// Pages and files that are fetched at once for bricks that come into sync.
-const COPIES_AT_ONCE: usize = 8;
 
 /// A brick, as the driver sees it.
 pub(super) struct Seat<D: Disk> {
@@ -71,6 +71,9 @@ pub(super) struct Seat<D: Disk> {
     changes: usize,
     checkpointed: Instant,
     is_checkpointing: bool,
+    /// Learners' trees that are to be synced and marked whole; whether some are being.
+    settling: Vec<(Mark, Session)>,
+    is_settling: bool,
 }
 
 impl<D: Disk> Seat<D> {
@@ -89,6 +92,8 @@ impl<D: Disk> Seat<D> {
             changes: 0,
             checkpointed: Instant::now(),
             is_checkpointing: false,
+            settling: Vec::new(),
+            is_settling: false,
         }
     }
 }
@@ -118,8 +123,10 @@ struct Copy {
     held: VecDeque<Action<Kept>>,
     /// Counts how often its log was begun anew.
     rebases: u64,
-    /// When that was, and what records have changed since.
-    rebased: Instant,
+    /// The same, seen in turns; nothing that counts once the copy's life is over.
+    walk: Arc<AtomicU64>,
+    /// When its tree had what the log before had said, and what records have changed since.
+    rebased: Arc<OnceLock<Instant>>,
     touched: Touched,
 }
 
@@ -135,6 +142,18 @@ struct Group {
     parked: Vec<OpId>,
 }
 
+impl Group {
+    /// Ends a copy's life: what is under way for it acts no more.
+    fn drop_copy(&mut self, seat: usize) {
+        self.copies.retain(|copy| {
+            if copy.seat == seat {
+                copy.walk.store(u64::MAX, Ordering::Release);
+            }
+            copy.seat != seat
+        });
+    }
+}
+
 struct Pending<D: Disk> {
     group: GroupId,
     ask: Ask<D>,
@@ -143,9 +162,6 @@ struct Pending<D: Disk> {
     /// The seat it was given to.
     asked: Option<usize>,
 }
-
-/// A comparison: its session, when its first page was read, up to where records were applied then.
-type Walk = (Session, Arc<OnceLock<Instant>>, u64);
 
 /// See the module.
 pub struct Driver<D: Disk> {
@@ -160,10 +176,7 @@ pub struct Driver<D: Disk> {
     cas: Vec<(GroupId, GroupConfig)>,
     begun: Instant,
     min_in_sync: usize,
-    /// Comparisons under way, by group and learner.
-    walks: HashMap<(u32, BrickId), Walk>,
-    /// Pages and files on their way.
-    pace: Arc<Semaphore>,
+    handing: Handing,
 }
 
 impl<D: Disk> Driver<D> {
@@ -191,8 +204,7 @@ impl<D: Disk> Driver<D> {
             begun: Instant::now(),
             // Half of them, at least one.
             min_in_sync: replicas.div_ceil(2).max(1),
-            walks: HashMap::new(),
-            pace: Arc::new(Semaphore::new(COPIES_AT_ONCE)),
+            handing: Handing::default(),
         };
         for lists in &mut stored {
             lists.reverse();
@@ -260,7 +272,7 @@ impl<D: Disk> Driver<D> {
         }
         let replica = Replica::start(self.now(), life, self.terms(), stored);
         let group = &mut self.groups[g as usize];
-        group.copies.retain(|copy| copy.seat != seat);
+        group.drop_copy(seat);
         group.copies.push(Copy {
             seat,
             life: life.number,
@@ -275,7 +287,8 @@ impl<D: Disk> Driver<D> {
             logging: VecDeque::new(),
             held: VecDeque::new(),
             rebases: 0,
-            rebased: Instant::now(),
+            walk: Arc::default(),
+            rebased: Arc::default(),
             touched: Touched::default(),
         });
         self.inbox
@@ -365,9 +378,9 @@ impl<D: Disk> Driver<D> {
             } => self.synced(brick, marks, result),
             Input::Whole {
                 brick,
-                mark,
-                session,
-            } => self.whole(brick, mark, session),
+                trees,
+                result,
+            } => self.whole(brick, trees, result),
             Input::Failed { brick, error } => self.failed(brick, &error),
             Input::LogFailed { brick, error } => self.log_failed(brick, &error),
             Input::Spoiled {
@@ -477,7 +490,8 @@ impl<D: Disk> Driver<D> {
                     return;
                 };
                 copy.rebases += 1;
-                copy.rebased = Instant::now();
+                copy.walk.store(copy.rebases, Ordering::Release);
+                copy.rebased = Arc::default();
                 copy.touched = Touched::default();
                 copy.applied = base.seq;
                 copy.old = u64::MAX;
@@ -545,6 +559,7 @@ impl<D: Disk> Driver<D> {
             }
         }
         self.begin_again();
+        self.hand_on();
         self.drain();
         self.give_up_late();
     }

@@ -2,40 +2,34 @@
 //! group with marks that tell versions apart, and files whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use crc_fast::CrcAlgorithm;
-use placement::group::{GroupId, Grouping};
 use placement::replica::OpId;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::files::nodes;
 use super::kinds::{BegunUpload, BucketFacts, Copied, Listed, Mark, Name, NewObject};
 use super::member::{CopyError, Copying, Member};
-use super::shared::{group_by, group_by_bucket};
+use super::shared::Shared;
 use crate::brick::attrs::Record;
 use crate::brick::commit::Turn;
 use crate::brick::disk::{Disk, DiskFile};
 use crate::brick::look::Looked;
 use crate::brick::member::Sealing;
-use crate::brick::sink::off_thread;
+use crate::brick::sink::{SMALL_LEN_BYTES, off_thread};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey, UploadId};
 use crate::object::{FileOwner, Locator, PartInfo, Timestamp};
-use crate::volume::{BucketInfo, Durability, ListQuery, MAX_PAGE, NewUpload};
+use crate::volume::{BucketInfo, Durability, NewUpload};
+
+mod census;
+
+pub use census::{Census, names_of};
 
 /// Names of one page.
 const PAGE_NAMES: usize = 64;
-/// Groups whose names are read from a brick at once: memory is for one in so many of its names.
-const GROUPS_AT_ONCE: u32 = 64;
-
-/// The names of some groups on a brick, as they were after an instant.
-#[derive(Debug)]
-pub struct Census {
-    first: u32,
-    since: Instant,
-    names: BTreeMap<GroupId, BTreeSet<Name>>,
-}
 
 /// Names that records have changed while a brick learned: what was compared before does not
 /// concern them any more.
@@ -46,79 +40,52 @@ fn is_touched(touched: &Touched, name: &Name) -> bool {
     touched.contains(name)
 }
 
-/// A brick's names of a group, no older than an instant.
-pub async fn names_of<D: Disk>(
-    member: &Arc<Member<D>>,
-    grouping: Grouping,
-    group: GroupId,
-    not_before: Instant,
-) -> Result<BTreeSet<Name>> {
-    let mut census = member.census.lock().await;
-    let first = group.0 - group.0 % GROUPS_AT_ONCE;
-    let is_good = |found: &&Census| found.first == first && found.since >= not_before;
-    if census.as_ref().filter(is_good).is_none() {
-        *census = None;
-        *census = Some(count(member, grouping, first).await?);
-    }
-    let names = census.as_ref().and_then(|census| census.names.get(&group));
-    Ok(names.cloned().unwrap_or_default())
+/// A file staged on a brick for a copy: nobody takes it any more once this is dropped.
+pub struct Held {
+    op: OpId,
+    release: Box<dyn Fn(OpId) + Send + Sync>,
 }
 
-async fn count<D: Disk>(member: &Arc<Member<D>>, grouping: Grouping, first: u32) -> Result<Census> {
-    let since = Instant::now();
-    let mut names: BTreeMap<GroupId, BTreeSet<Name>> = BTreeMap::new();
-    let mut add = |group: GroupId, name: Name| {
-        if (first..first + GROUPS_AT_ONCE).contains(&group.0) {
-            names.entry(group).or_default().insert(name);
-        }
-    };
-    let listing = Arc::clone(&member.inner);
-    let buckets = off_thread(move || listing.list_buckets_now("", None, usize::MAX)).await?;
-    for BucketInfo { name: bucket, .. } in buckets {
-        add(
-            group_by_bucket(&grouping, &bucket),
-            Name::Bucket(bucket.clone()),
-        );
-        let mut query = ListQuery {
-            limit: MAX_PAGE,
-            ..ListQuery::default()
-        };
-        loop {
-            let page = member.inner.list_objects(&bucket, &query).await?;
-            for entry in page.objects {
-                let at = Locator::new(bucket.clone(), entry.key);
-                add(group_by(&grouping, &at), Name::object(&at));
-            }
-            query.after = page.next;
-            if query.after.is_none() {
-                break;
-            }
-        }
-        let (listing, of) = (Arc::clone(&member.inner), bucket.clone());
-        let nodes = off_thread(move || {
-            let mut nodes = Vec::new();
-            nodes::names_below(&listing, &of, &mut |at, name| nodes.push((at, name)))?;
-            Ok(nodes)
-        });
-        for (at, name) in nodes.await? {
-            add(group_by(&grouping, &at), name);
-        }
-        let (listing, of) = (Arc::clone(&member.inner), bucket.clone());
-        let uploads = off_thread(move || {
-            let mut uploads = Vec::new();
-            listing.each_upload(&of, |info| uploads.push((info.key, info.id)))?;
-            Ok(uploads)
-        });
-        for (key, id) in uploads.await? {
-            let at = Locator::new(bucket.clone(), key);
-            add(group_by(&grouping, &at), Name::upload(&at, &id));
-        }
+impl Held {
+    /// Under which number it is staged.
+    pub fn op(&self) -> OpId {
+        self.op
     }
-    Ok(Census {
-        first,
-        since,
-        names,
-    })
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Held").field(&self.op).finish()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        (self.release)(self.op);
+    }
+}
+
+/// Where copies are staged: each holds the permit until nobody needs its files any more.
+pub struct Staging<D: Disk> {
+    /// The brick.
+    pub to: Arc<Member<D>>,
+    /// Numbers operations.
+    pub shared: Arc<Shared<D>>,
+    /// Bounds how many are staged at once.
+    pub permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl<D: Disk> Staging<D> {
+    fn hold(&self, file: Arc<D::File>) -> Arc<Held> {
+        let op = self.shared.new_op();
+        self.to.stage(op, file);
+        let (to, permit) = (Arc::clone(&self.to), Arc::clone(&self.permit));
+        let release = Box::new(move |op| {
+            let _held = &permit;
+            to.unstage(op);
+        });
+        Arc::new(Held { op, release })
+    }
 }
 
 fn sum_of(text: &impl serde::Serialize) -> u64 {
@@ -201,18 +168,15 @@ fn facts_of<D: Disk>(member: &Member<D>, bucket: &BucketName) -> Result<Option<B
     }
 }
 
-/// The names of a group after one, with their marks as they are now.
+/// Of these names of a group those after one, with their marks as they are now.
 pub async fn page<D: Disk>(
     member: Arc<Member<D>>,
-    grouping: Grouping,
-    group: GroupId,
+    names: Arc<BTreeSet<Name>>,
     after: Option<Name>,
-    not_before: Instant,
 ) -> Result<Listed> {
-    let names = names_of(&member, grouping, group, not_before).await?;
     off_thread(move || {
-        let is_after = |name: &&Name| after.as_ref().is_none_or(|after| *name > after);
-        let mut left = names.iter().filter(is_after);
+        let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut left = names.range::<Name, _>((from, Bound::Unbounded));
         let chosen: Vec<&Name> = left.by_ref().take(PAGE_NAMES).collect();
         let upto = left.next().and(chosen.last()).map(|last| (*last).clone());
         let mut listed = Listed {
@@ -249,7 +213,10 @@ pub fn compare<D: Disk>(
         .iter()
         .filter(|name| is_within(name) && !page.names.contains_key(*name));
     for name in extra.filter(|name| !is_left(name)) {
-        remove(member, turn, name)?;
+        // What only may hold an object, and does not, is left alone.
+        if mark_of(member, name)?.is_some() {
+            remove(member, turn, name)?;
+        }
     }
     let mut wants = Vec::new();
     for (name, mark) in page.names.iter().filter(|(name, _)| !is_left(name)) {
@@ -283,25 +250,29 @@ fn remove<D: Disk>(member: &Member<D>, turn: &mut Turn<'_, D>, name: &Name) -> R
     }
 }
 
-/// Copies what stands at a name from one brick to another, where it is staged durably.
+/// A copy, and the files of it that are to be made durable before it counts.
+pub type Made<F> = (Option<Copied>, Vec<Arc<F>>);
+
+/// Copies what stands at a name from one brick to another, where it is staged.
 pub async fn copy<D: Disk>(
     from: Arc<Member<D>>,
-    to: Arc<Member<D>>,
+    staging: Staging<D>,
     name: Name,
-    ops: impl Fn() -> OpId + Send + 'static,
-) -> Copying<Option<Copied>> {
+) -> Copying<Made<D::File>> {
     let copied = off_thread(move || {
+        let without_files = |copied| (copied, Vec::new());
         Ok(match &name {
             Name::Bucket(bucket) => match facts_of(&from, bucket) {
-                Ok(facts) => Ok(facts.map(Copied::Bucket)),
+                Ok(facts) => Ok(without_files(facts.map(Copied::Bucket))),
                 Err(error) => Err(CopyError::Source(error)),
             },
             Name::Dir(bucket, path) => {
                 let at = Locator::new(bucket.clone(), path.clone());
-                nodes::copy_dir(&from.inner, &at).map_err(CopyError::Source)
+                let copied = nodes::copy_dir(&from.inner, &at);
+                copied.map(without_files).map_err(CopyError::Source)
             }
-            Name::Object(bucket, key) => copy_object(&from, &to, (bucket, key), ops()),
-            Name::Upload(bucket, key, id) => copy_upload(&from, &to, (bucket, key), id, ops),
+            Name::Object(bucket, key) => copy_object(&from, &staging, (bucket, key)),
+            Name::Upload(bucket, key, id) => copy_upload(&from, &staging, (bucket, key), id),
         })
     });
     copied.await.map_err(CopyError::Source)?
@@ -309,16 +280,15 @@ pub async fn copy<D: Disk>(
 
 fn copy_object<D: Disk>(
     from: &Member<D>,
-    to: &Member<D>,
+    staging: &Staging<D>,
     (bucket, key): (&BucketName, &ObjectKey),
-    op: OpId,
-) -> Copying<Option<Copied>> {
-    let at = Locator::new(bucket.clone(), key.clone());
+) -> Copying<Made<D::File>> {
+    let (at, to) = (Locator::new(bucket.clone(), key.clone()), &staging.to);
     if let Some(copied) = nodes::copy_special(&from.inner, &at).map_err(CopyError::Source)? {
-        return Ok(Some(copied));
+        return Ok((Some(copied), Vec::new()));
     }
     let Some(looked) = from.inner.look_now(&at).map_err(CopyError::Source)? else {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     };
     let stamp = looked.record.stamp;
     let file = match &looked.found.file {
@@ -357,21 +327,25 @@ fn copy_object<D: Disk>(
     if let Some(posix) = &new.posix {
         to.inner.give(&file, posix).map_err(CopyError::Target)?;
     }
-    file.sync().map_err(fail)?;
-    to.stage(op, file);
-    Ok(Some(Copied::Object(Box::new(new), op)))
+    let held = staging.hold(Arc::clone(&file));
+    let copied = Copied::Object(Box::new(new), held);
+    // Short ones are made durable together.
+    if len_bytes > SMALL_LEN_BYTES as u64 {
+        file.sync().map_err(fail)?;
+        return Ok((Some(copied), Vec::new()));
+    }
+    Ok((Some(copied), vec![file]))
 }
 
 fn copy_upload<D: Disk>(
     from: &Member<D>,
-    to: &Member<D>,
+    staging: &Staging<D>,
     (bucket, key): (&BucketName, &ObjectKey),
     id: &UploadId,
-    ops: impl Fn() -> OpId,
-) -> Copying<Option<Copied>> {
+) -> Copying<Made<D::File>> {
     let at = Locator::new(bucket.clone(), key.clone());
     let upload = match from.inner.upload_now(&at, id) {
-        Err(StoreError::NoSuchUpload) => return Ok(None),
+        Err(StoreError::NoSuchUpload) => return Ok((None, Vec::new())),
         other => other.map_err(CopyError::Source)?,
     };
     let begun = BegunUpload {
@@ -380,18 +354,16 @@ fn copy_upload<D: Disk>(
         checksum: upload.info.checksum,
         owner: upload.info.file_owner,
     };
-    let mut parts: Vec<(PartInfo, OpId)> = Vec::new();
+    let mut parts: Vec<(PartInfo, Arc<Held>)> = Vec::new();
     for part in upload.parts_after(None, usize::MAX) {
         let opened = upload.open_part(from.inner.disk(), part.number);
         let (source, at) = opened.map_err(CopyError::Source)?;
-        let (file, _) = to.copy_range_here(&source, at, part.len_bytes)?;
+        let (file, _) = staging.to.copy_range_here(&source, at, part.len_bytes)?;
         let synced = file.sync();
         synced.map_err(|e| CopyError::Target(StoreError::from_io("fetch a part", e)))?;
-        let op = ops();
-        to.stage(op, file);
-        parts.push((part, op));
+        parts.push((part, staging.hold(file)));
     }
-    Ok(Some(Copied::Upload(begun, parts)))
+    Ok((Some(Copied::Upload(begun, parts)), Vec::new()))
 }
 
 /// In the learner's turn: makes a name what was fetched, or takes it away.
@@ -422,9 +394,9 @@ pub fn replace<D: Disk>(
             let special = (special, posix, *mtime_ns);
             nodes::put_special(&member.inner, turn, &at, special)
         }
-        (Name::Object(bucket, key), Some(Copied::Object(new, op))) => {
+        (Name::Object(bucket, key), Some(Copied::Object(new, held))) => {
             let at = Locator::new(bucket.clone(), key.clone());
-            member.publish_staged(turn, &at, *op, new.owner)
+            member.publish_staged(turn, &at, held.op(), new.owner)
         }
         (Name::Upload(bucket, key, id), Some(Copied::Upload(begun, parts))) => {
             let at = Locator::new(bucket.clone(), key.clone());
@@ -439,7 +411,7 @@ pub fn replace<D: Disk>(
             member.inner.begin_upload_as(&at, id.clone(), new, begun)?;
             parts
                 .iter()
-                .try_for_each(|(part, op)| member.record_staged(&at, id, part, *op))
+                .try_for_each(|(part, held)| member.record_staged(&at, id, part, held.op()))
         }
         _ => Err(StoreError::Corrupt("a copy of another kind".to_owned())),
     }

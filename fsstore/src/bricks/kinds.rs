@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use placement::replica::{Effect, Kinds, OpId, Position};
+use placement::replica::{Effect, Kinds, Position};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::files::change::{FileChange, Posix, Special};
+use super::healing::Held;
 use crate::brick::attrs::{Record, Stamp};
 use crate::name::{BucketName, ObjectKey, UploadId, hex};
 use crate::object::{
@@ -334,13 +335,13 @@ pub enum Copied {
     /// A bucket.
     Bucket(BucketFacts),
     /// An object, staged on the receiver under a number.
-    Object(Box<NewObject>, OpId),
+    Object(Box<NewObject>, Arc<Held>),
     /// A symbolic link or the like, with its time.
     Special(Special, Posix, i64),
     /// A directory with its number.
     Dir(u64, Posix),
     /// An upload with its parts, each staged on the receiver.
-    Upload(BegunUpload, Vec<(PartInfo, OpId)>),
+    Upload(BegunUpload, Vec<(PartInfo, Arc<Held>)>),
 }
 
 impl NewObject {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use placement::group::GroupId;
@@ -22,8 +22,10 @@ use crate::object::{FileOwner, Locator, PartInfo};
 
 mod applying;
 mod staging;
+mod syncing;
 
 use applying::Applying;
+use syncing::Syncing;
 
 /// Records that could not be made in a copy's tree.
 pub(super) type Spoiled = Arc<Mutex<BTreeSet<u64>>>;
@@ -50,6 +52,9 @@ pub struct Member<D: Disk> {
     applied: Mutex<HashMap<GroupId, u64>>,
     /// Its names, while others are compared with them.
     pub(super) census: tokio::sync::Mutex<Option<Census>>,
+    /// How many groups' names are in memory at once.
+    census_width: AtomicU32,
+    syncing: Syncing<D>,
 }
 
 /// How a record is made.
@@ -97,6 +102,8 @@ impl<D: Disk> Member<D> {
             moves: Mutex::default(),
             applied: Mutex::default(),
             census: tokio::sync::Mutex::new(None),
+            census_width: AtomicU32::new(u32::MAX),
+            syncing: Syncing::default(),
         })
     }
 
@@ -175,6 +182,21 @@ impl<D: Disk> Member<D> {
 
     fn has_applied(&self, group: GroupId, seq: u64) -> bool {
         self.applied().get(&group).is_some_and(|upto| *upto >= seq)
+    }
+
+    /// How many files are staged.
+    #[cfg(test)]
+    pub(super) fn staged_count(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(super) fn set_census_width(&self, groups: u32) {
+        self.census_width.store(groups, Ordering::Relaxed);
+    }
+
+    /// How many groups' names it had in memory at once when they were last counted.
+    pub(super) fn census_width(&self) -> u32 {
+        self.census_width.load(Ordering::Relaxed)
     }
 
     /// Whether a file is staged for an operation in this run.

@@ -245,8 +245,7 @@ impl<K: Kinds> Replica<K> {
         &mut self,
         now: Time,
         session: Session,
-        page: K::Page,
-        upto: Option<K::Name>,
+        (after, page, upto): (Option<K::Name>, K::Page, Option<K::Name>),
         as_of: u64,
         out: &mut Out<K>,
     ) {
@@ -258,7 +257,9 @@ impl<K: Kinds> Replica<K> {
         let Some(walk) = learner.is_walking(session) else {
             return;
         };
-        if walk.is_walked || walk.is_comparing || walk.is_fetching {
+        // One asked for again and again may come twice, and late.
+        let is_next = after == walk.after;
+        if !is_next || walk.is_walked || walk.is_comparing || walk.is_fetching {
             return;
         }
         walk.is_comparing = true;

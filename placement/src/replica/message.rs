@@ -83,6 +83,8 @@ pub enum Payload<K: Kinds> {
     Page {
         /// The learner's session.
         session: Session,
+        /// The last name of the page before; none for the first page.
+        after: Option<K::Name>,
         /// The names, and the range that they are all of.
         page: K::Page,
         /// The last name of the range; none at the end of the group.

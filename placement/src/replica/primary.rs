@@ -207,7 +207,11 @@ impl<K: Kinds> Replica<K> {
         let mut due = Vec::new();
         for peer in &mut primary.peers {
             if peer.acked < last && is_past(now, peer.sent, retry_us) {
-                peer.next = peer.next.min(peer.acked + 1);
+                // Where messages are calls, who does not answer is slow: it says where it lacks
+                // something. All anew may be more than this log still has.
+                if leases.is_some() {
+                    peer.next = peer.next.min(peer.acked + 1);
+                }
                 due.push(peer.brick);
             } else if leases.is_some_and(|leases| is_past(now, peer.beaten, leases.beat_us)) {
                 due.push(peer.brick);

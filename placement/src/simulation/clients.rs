@@ -381,6 +381,7 @@ impl World {
                 let upto = page.upto;
                 let payload = Payload::Page {
                     session,
+                    after,
                     page,
                     upto,
                     as_of,

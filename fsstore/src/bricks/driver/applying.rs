@@ -268,12 +268,26 @@ impl<D: Disk> Driver<D> {
         })
     }
 
-    /// A learner's tree is whole, and synced.
-    pub(super) fn whole(&mut self, brick: BrickId, mark: Mark, session: Session) {
-        let (group, life, _, seq) = mark;
-        if let Some(seat) = self.seat_of(brick)
-            && self.is_kept(seat, mark)
-        {
+    /// Trees of learners are whole, and synced.
+    pub(super) fn whole(
+        &mut self,
+        brick: BrickId,
+        trees: Vec<(Mark, Session)>,
+        result: Result<()>,
+    ) {
+        let Some(seat) = self.seat_of(brick) else {
+            return;
+        };
+        self.seats[seat].is_settling = false;
+        self.settle_trees(seat);
+        if let Err(error) = result {
+            return self.synced(brick, Vec::new(), Err(error));
+        }
+        for (mark, session) in trees {
+            if !self.is_kept(seat, mark) {
+                continue;
+            }
+            let (group, life, _, seq) = mark;
             let job = LogJob::Whole {
                 group,
                 life,

@@ -4,15 +4,16 @@
 //! before, so that they are what the replica says they are; bytes are copied beside. What is
 //! fetched is put in place in the learner's turn, in the order in which the replica said it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
-use placement::replica::{Action, Event, Message, Payload, Position, Session, Stored};
+use placement::replica::{Action, Event, Message, Payload, Position, Stored};
 
 use super::super::healing;
-use super::super::kinds::{Kept, Name};
+use super::super::kinds::Kept;
 use super::super::member::{CopyError, Copying, Member, spoil};
 use super::super::shared::is_fault;
 use super::{Driver, Input};
@@ -53,14 +54,21 @@ impl<D: Disk> Driver<D> {
                 let Some(copy) = self.copy(g, seat) else {
                     return;
                 };
-                let (since, touched) = (copy.rebased, Arc::clone(&copy.touched));
+                let (since, touched) = (Arc::clone(&copy.rebased), Arc::clone(&copy.touched));
                 let spoiled = Arc::clone(&copy.spoiled);
+                let (turns, session_turn) = (Arc::clone(&copy.walk), copy.rebases);
                 let reached = member.inner.in_turn(None, |_, _| Ok(()));
                 self.then_tell(g, seat, async move {
                     reached.await?;
+                    // What was applied before is in the tree by now.
+                    let since = *since.get_or_init(Instant::now);
                     let own = healing::names_of(&member, grouping, GroupId(g), since).await?;
                     let comparing = Arc::clone(&member);
                     let compared = member.inner.in_turn(None, move |_, turn| {
+                        // The comparison was given up: what came since is none of its concern.
+                        if turns.load(Ordering::Acquire) != session_turn {
+                            return Ok(Vec::new());
+                        }
                         let compared =
                             healing::compare(&comparing, turn, &own, &page, &keep, &touched);
                         if compared.is_err() {
@@ -100,37 +108,40 @@ impl<D: Disk> Driver<D> {
                 });
             }
             Action::Settle { session, seq } => {
-                let synced = self.seats[seat].member.inner.checkpoint();
                 let Some(copy) = self.copy(g, seat) else {
                     return;
                 };
                 let mark = (GroupId(g), copy.life, copy.rebases, seq);
-                let (told, brick) = (self.shared.input.clone(), self.seats[seat].member.id);
-                self.shared.runtime.spawn(async move {
-                    match synced.await {
-                        Ok(()) => {
-                            let _ = told.send(Input::Whole {
-                                brick,
-                                mark,
-                                session,
-                            });
-                        }
-                        Err(error) => {
-                            let _ = told.send(Input::Synced {
-                                brick,
-                                marks: Vec::new(),
-                                result: Err(error),
-                            });
-                        }
-                    }
-                });
+                self.seats[seat].settling.push((mark, session));
+                self.settle_trees(seat);
             }
             // Scrubbing is not driven from here yet: nothing is found rotten.
             _ => {}
         }
     }
 
-    fn member(&self, seat: usize) -> Arc<Member<D>> {
+    /// Syncs a brick's tree for all groups that are to be marked whole: those that come meanwhile
+    /// wait for the next.
+    pub(super) fn settle_trees(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        if seat.is_settling || seat.settling.is_empty() {
+            return;
+        }
+        seat.is_settling = true;
+        let trees = std::mem::take(&mut seat.settling);
+        let synced = seat.member.inner.checkpoint();
+        let (told, brick) = (self.shared.input.clone(), seat.member.id);
+        self.shared.runtime.spawn(async move {
+            let result = synced.await;
+            let _ = told.send(Input::Whole {
+                brick,
+                trees,
+                result,
+            });
+        });
+    }
+
+    pub(super) fn member(&self, seat: usize) -> Arc<Member<D>> {
         Arc::clone(&self.seats[seat].member)
     }
 
@@ -166,7 +177,7 @@ impl<D: Disk> Driver<D> {
     }
 
     /// Sends a payload from one replica to another, once it was made.
-    fn then_send(
+    pub(super) fn then_send(
         &mut self,
         g: u32,
         (from, to): (usize, BrickId),
@@ -211,71 +222,5 @@ impl<D: Disk> Driver<D> {
                 event: Box::new(Event::Received { from, message }),
             });
         });
-    }
-
-    fn send_page(
-        &mut self,
-        g: u32,
-        seat: usize,
-        to: BrickId,
-        (session, as_of): (Session, u64),
-        after: Option<Name>,
-    ) {
-        let (member, grouping) = (self.member(seat), self.shared.grouping);
-        let now = (session, Arc::new(OnceLock::new()), as_of);
-        let walk = self.walks.entry((g, to)).or_insert_with(|| now.clone());
-        if walk.0 != session {
-            *walk = now;
-        }
-        // Names are those after the walk began; so what came later comes with its record.
-        let (_, begun, as_of) = walk.clone();
-        let pace = Arc::clone(&self.pace);
-        // After all that was committed before is published.
-        let reached = member.inner.in_turn(None, |_, _| Ok(()));
-        let page = async move {
-            reached.await.map_err(CopyError::Source)?;
-            let begun = *begun.get_or_init(Instant::now);
-            let _permit = pace.acquire_owned().await;
-            let page = healing::page(member, grouping, GroupId(g), after, begun);
-            let page = page.await.map_err(CopyError::Source)?;
-            let upto = page.upto.clone();
-            Ok(Payload::Page {
-                session,
-                page: Arc::new(page),
-                upto,
-                as_of,
-            })
-        };
-        self.then_send(g, (seat, to), page);
-    }
-
-    fn send_copy(
-        &mut self,
-        g: u32,
-        seat: usize,
-        to: BrickId,
-        (session, as_of): (Session, u64),
-        name: Name,
-    ) {
-        let Some(target) = self.seat_of(to) else {
-            return;
-        };
-        let (member, target) = (self.member(seat), self.member(target));
-        let (pace, shared) = (Arc::clone(&self.pace), Arc::clone(&self.shared));
-        // After all that was committed before is published.
-        let reached = member.inner.in_turn(None, |_, _| Ok(()));
-        let copy = async move {
-            reached.await.map_err(CopyError::Source)?;
-            let _permit = pace.acquire_owned().await;
-            let copy = healing::copy(member, target, name.clone(), move || shared.new_op());
-            let copy = copy.await?;
-            Ok(Payload::Copy {
-                session,
-                name,
-                copy: copy.map(Arc::new),
-                as_of,
-            })
-        };
-        self.then_send(g, (seat, to), copy);
     }
 }

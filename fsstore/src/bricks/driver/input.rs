@@ -71,11 +71,11 @@ pub enum Input<D: Disk> {
         marks: Vec<Mark>,
         result: Result<()>,
     },
-    /// A learner's tree was synced with all that it fetched.
+    /// Trees of learners were synced with all that was fetched.
     Whole {
         brick: BrickId,
-        mark: Mark,
-        session: Session,
+        trees: Vec<(Mark, Session)>,
+        result: Result<()>,
     },
     /// Something on a brick could not be read or written: others may be better.
     Failed {

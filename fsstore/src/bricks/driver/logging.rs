@@ -54,7 +54,7 @@ impl<D: Disk> Driver<D> {
         let in_sync = self.groups[g as usize].config.in_sync.contains(brick);
         let told = self.shared.input.clone();
         // Others wait for what one in sync logs.
-        let pace = (!in_sync).then(|| Arc::clone(&self.pace));
+        let pace = (!in_sync).then(|| Arc::clone(&self.handing.pace));
         self.shared.runtime.spawn(async move {
             let _permit = match pace {
                 Some(pace) => pace.acquire_owned().await.ok(),

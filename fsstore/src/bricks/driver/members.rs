@@ -223,7 +223,7 @@ impl<D: Disk> Driver<D> {
         self.park_asked(g, seat);
         self.seats[seat].member.note_applied(GroupId(g), None);
         let group = &mut self.groups[g as usize];
-        group.copies.retain(|copy| copy.seat != seat);
+        group.drop_copy(seat);
         group.failures.retain(|(_, failed, _)| *failed != seat);
     }
 
@@ -280,6 +280,7 @@ impl<D: Disk> Driver<D> {
         self.seats[seat].life += 1;
         self.seats[seat].dirty.clear();
         self.seats[seat].is_checkpointing = false;
+        self.seats[seat].settling.clear();
         self.seats[seat].member.set_failed(false);
         for (g, stored) in (0..).zip(stored) {
             self.drop_copy(g, seat);
