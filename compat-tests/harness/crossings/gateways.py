@@ -7,6 +7,7 @@ a mount each; `--engine local` is one directory. `--kill` ends with gateways and
 """
 
 import argparse
+import concurrent.futures
 import random
 import secrets
 import shutil
@@ -54,8 +55,8 @@ class GatewayWalk:
         self.gateways, self.seed = gateways, seed
         self.crossings, self.made, self.trace = 0, Counter(), []
 
-    def run(self, *, crossings=None, seconds=None, report=None):
-        """Walks until that many crossings or seconds are over."""
+    def run(self, *, crossings=None, seconds=None, report=None, over=lambda: False):
+        """Walks until that many crossings or seconds are over, or all is."""
         source = random.Random(self.seed)
         bucket = f"walk-{uuid.uuid4().hex[:10]}"
         wires = [Wire(gateway, bucket) for gateway in self.gateways]
@@ -65,8 +66,10 @@ class GatewayWalk:
         checks = GatewayChecks(model, changes, wires[0], None, None, self.seed)
         started = said = time.monotonic()
         try:
-            while (crossings is None or self.crossings < crossings) and (
-                seconds is None or time.monotonic() - started < seconds
+            while (
+                (crossings is None or self.crossings < crossings)
+                and (seconds is None or time.monotonic() - started < seconds)
+                and not over()
             ):
                 number, change = source.randrange(len(wires)), draw(source, ["s3"])
                 self.trace.append((number, change))
@@ -113,6 +116,33 @@ class GatewayWalk:
         return "\n".join([head, *lines, f"keys: {sorted(model.objects())}"])
 
 
+def walks(gateways, seed, count, number, report):
+    """So many walks at once, each in a bucket of its own: an engine that is slow to answer is asked by all of them
+    meanwhile. Gives what they say together; raises what the first said that failed."""
+    each = [GatewayWalk(gateways, seed + n) for n in range(number)]
+    began = said = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(number) as pool:
+        running = [pool.submit(walk.run, crossings=-(-count // number), over=lambda: failed(running)) for walk in each]
+        while not all(one.done() for one in running):
+            concurrent.futures.wait(running, timeout=1)
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                report(f"{sum(walk.crossings for walk in each)} crossings in {said - began:.0f} s, 0 stale")
+    for one in running:
+        one.result()
+    seconds, made = time.monotonic() - began, sum(sum(walk.made.values()) for walk in each)
+    crossings = sum(walk.crossings for walk in each)
+    return (
+        f"{crossings} crossings between {len(gateways)} gateways by {number} walks, 0 stale;"
+        f" {made} changes in {seconds:.0f} s ({crossings / seconds:.0f}/s), seed {seed}"
+    )
+
+
+def failed(running):
+    """Whether one of them did."""
+    return any(one.done() and one.exception() for one in running)
+
+
 def doctor(points, rounds=30):
     """`portico doctor --shared` on two mounts; gives its exit code and what it said."""
     words = [str(BINARY), "doctor", "--shared", str(points[0]), str(points[1]), "--rounds", str(rounds)]
@@ -137,6 +167,7 @@ def main():
     parser.add_argument("--count", type=int, default=10_000, help="crossings")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--gateways", type=int, default=3)
+    parser.add_argument("--walks", type=int, default=1, help="at once, each in a bucket of its own")
     parser.add_argument("--rounds", type=int, default=30, help="of the doctor")
     parser.add_argument("--kill", type=int, default=0, metavar="SECONDS", help="then load with kills for so long")
     words = parser.parse_args()
@@ -156,7 +187,7 @@ def main():
         code, said = doctor(points, words.rounds)
         print(f"{said}doctor: exit {code} after {time.monotonic() - began:.1f} s", flush=True)
         gateways += open_gateways(home, points)
-        print(GatewayWalk(gateways, seed).run(crossings=words.count, report=lambda text: print(text, flush=True)))
+        print(walks(gateways, seed, words.count, words.walks, lambda text: print(text, flush=True)), flush=True)
         if words.kill:
             from harness.crossings.kills import under_load
 

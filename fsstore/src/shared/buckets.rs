@@ -106,7 +106,7 @@ impl Buckets {
 
 /// What a remote file system says is not there is looked up once more: it may just be being
 /// replaced. Never skipped: a bucket is made, and its owner and policy are none, where this is wrong.
-fn twice<T, E>(
+pub(super) fn twice<T, E>(
     look: impl Fn() -> std::result::Result<Option<T>, E>,
 ) -> std::result::Result<Option<T>, E> {
     match look()? {

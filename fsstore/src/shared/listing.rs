@@ -3,6 +3,7 @@
 //!
 //! A row is kept of each quiet file, so that the next listing asks for the file's facts only.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +26,8 @@ use crate::volume::{ListEntry, ListPage, ListQuery, MAX_PAGE};
 const MAX_ROWS: usize = 200_000;
 /// Threads that look things up for one listing.
 const LOOKERS: usize = 16;
+/// And for all of them.
+const MAX_LOOKERS: usize = 96;
 /// Fewer candidates than these are not worth more threads.
 const FEW: usize = 8;
 
@@ -35,12 +38,36 @@ struct Row {
 }
 
 /// Rows of quiet files.
-pub struct Rows(Cache<(BucketName, ObjectKey), Arc<Row>>);
+pub struct Rows {
+    kept: Cache<(BucketName, ObjectKey), Arc<Row>>,
+    /// Threads that look things up now, for all listings.
+    lookers: AtomicUsize,
+}
 
 impl Rows {
     /// None yet.
     pub fn new() -> Self {
-        Self(Cache::new(MAX_ROWS))
+        Self {
+            kept: Cache::new(MAX_ROWS),
+            lookers: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// A thread that looks things up beside the one that lists.
+struct Looker<'a>(&'a AtomicUsize);
+
+impl<'a> Looker<'a> {
+    /// None where there are enough.
+    fn new(lookers: &'a AtomicUsize) -> Option<Self> {
+        let looker = Self(lookers);
+        (lookers.fetch_add(1, Ordering::AcqRel) < MAX_LOOKERS).then_some(looker)
+    }
+}
+
+impl Drop for Looker<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -53,7 +80,12 @@ impl Default for Rows {
 /// What may be in a page.
 enum Candidate {
     Key(ObjectKey),
-    Prefix(String),
+    /// What keys may have begun with, the first that was met, and those of them that are escaped.
+    Prefix {
+        prefix: String,
+        first: ObjectKey,
+        escaped: BTreeSet<String>,
+    },
 }
 
 /// What is.
@@ -152,10 +184,11 @@ impl Inner {
                 .as_deref()
                 .and_then(|delimiter| roll_up(key.as_str(), prefix, delimiter));
             candidates.push(match rolled {
-                Some(rolled) => {
-                    walk.pass(&rolled);
-                    Candidate::Prefix(rolled)
-                }
+                Some(prefix) => Candidate::Prefix {
+                    escaped: walk.pass(&prefix),
+                    first: key,
+                    prefix,
+                },
                 None => Candidate::Key(key),
             });
         }
@@ -183,7 +216,18 @@ impl Inner {
             0..=FEW => look(),
             _ => std::thread::scope(|scope| {
                 for _ in 1..LOOKERS.min(count) {
-                    scope.spawn(look);
+                    let Some(looker) = Looker::new(&self.rows.lookers) else {
+                        break;
+                    };
+                    let named = std::thread::Builder::new().name("look up".to_owned());
+                    let spawned = named.spawn_scoped(scope, move || {
+                        let _looker = looker;
+                        look();
+                    });
+                    // No more threads are to be had: those that are there do the work.
+                    if spawned.is_err() {
+                        break;
+                    }
                 }
                 look();
             }),
@@ -207,28 +251,53 @@ impl Inner {
                 let entry = self.entry_now(bucket, key, open_dir)?;
                 Ok(entry.map(Found::Object))
             }
-            Candidate::Prefix(prefix) => {
-                let any = self.has_any(bucket, prefix)?;
+            Candidate::Prefix {
+                prefix,
+                first,
+                escaped,
+            } => {
+                let any = self.has_any(bucket, prefix, first, escaped)?;
                 Ok(any.then(|| Found::Prefix(prefix.clone())))
             }
         }
     }
 
-    /// Whether any object's key begins with this.
-    fn has_any(&self, bucket: &BucketName, prefix: &str) -> Result<bool> {
-        let mut walk = Walk::new(&self.tree, &self.names, bucket, prefix)?;
+    /// Whether any object's key begins with this: the first that was met nearly always does, and
+    /// others are looked for no higher in the tree than they can be.
+    fn has_any(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        first: &ObjectKey,
+        escaped: &BTreeSet<String>,
+    ) -> Result<bool> {
+        if self.stands(bucket, first.clone())? {
+            return Ok(true);
+        }
+        let keys = escaped.iter().filter_map(|key| ObjectKey::parse(key).ok());
+        for key in keys.filter(|key| key != first) {
+            if self.stands(bucket, key)? {
+                return Ok(true);
+            }
+        }
+        let mut walk = Walk::below(&self.tree, &self.names, bucket, prefix)?;
         while let Some(key) = walk.next_key()? {
             if !key.as_str().starts_with(prefix) {
                 return Ok(false);
             }
-            let at = Locator::new(bucket.clone(), key);
-            match self.find(&at) {
-                Ok(None) => {}
-                Ok(Some(_)) | Err(StoreError::AccessDenied) => return Ok(true),
-                Err(e) => return Err(e),
+            if self.stands(bucket, key)? {
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn stands(&self, bucket: &BucketName, key: ObjectKey) -> Result<bool> {
+        match self.find(&Locator::new(bucket.clone(), key)) {
+            Ok(found) => Ok(found.is_some()),
+            Err(StoreError::AccessDenied) => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
     /// An object as it is now.
@@ -239,11 +308,11 @@ impl Inner {
         open_dir: &mut Option<(String, Dir)>,
     ) -> Result<Option<ListEntry>> {
         let place = (bucket.clone(), key.clone());
-        if let Some(row) = self.rows.0.get(&place) {
+        if let Some(row) = self.rows.kept.get(&place) {
             if self.facts_at(bucket, key, open_dir)? == Some(row.facts) {
                 return Ok(Some(row.entry.clone()));
             }
-            self.rows.0.remove(&place);
+            self.rows.kept.remove(&place);
         }
         let at = Locator::new(bucket.clone(), key.clone());
         let looked = match self.look_blocking(&at) {
@@ -261,7 +330,7 @@ impl Inner {
                 facts,
                 entry: entry.clone(),
             };
-            self.rows.0.insert(place, Arc::new(row));
+            self.rows.kept.insert(place, Arc::new(row));
         }
         Ok(Some(entry))
     }

@@ -2,6 +2,7 @@
 //! another one; and what is its own.
 
 mod debris;
+mod folders;
 mod gateways;
 mod interrupted;
 mod turns;

@@ -7,211 +7,23 @@
 //! What is met is a candidate: whether an object stands there is looked up afterwards. Where a
 //! directory stands, the object of its name may be in its shelter, so that key is a candidate too:
 //! an object that moves to its shelter during a walk is met in one place or the other.
-//!
-//! Names of a directory are kept in memory where its times tell of every change, and only while
-//! they are older than [`QUIET_NS`]: a directory that changed within that time is read again, for
-//! the next change may be of the same tick, or of a host whose clock is behind.
+
+mod names;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
-
+use self::names::{Kind, List, State, failed, read_names, state_of};
+pub use self::names::{Names, QUIET_NS};
+use super::buckets::twice;
 use super::disk::{Dir, SharedDisk, is_gone};
-use crate::brick::disk::{Disk, FileKind};
-use crate::brick::tree::{Tree, is_absent, is_forbidden};
-use crate::clock::Clock;
+use crate::brick::disk::Disk;
+use crate::brick::tree::{Tree, absent_is_none, is_absent, is_forbidden};
 use crate::error::{Result, StoreError};
 use crate::keypath;
 use crate::name::{BucketName, ObjectKey};
 
-/// How long nothing must have changed before what was read is kept in memory: longer than times
-/// are coarse (2 s on FAT), and than clocks of hosts may differ (5 s; `portico doctor` measures).
-pub const QUIET_NS: i64 = 10_000_000_000;
-/// What is left of that for looks that take their time.
-const MARGIN_NS: i64 = 1_000_000_000;
-/// Most names of one directory in memory for one walk.
-const CHUNK_NAMES: usize = 1 << 18;
-/// Most bytes of names kept between walks.
-const MAX_KEPT_BYTES: u64 = 64 << 20;
 /// Deepest directory that is walked: a key has no more components.
 const MAX_DEPTH: usize = 513;
-
-/// What stands at a name, as a walk takes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    /// May be an object.
-    File,
-    /// May be an object in its shelter.
-    Shelter,
-    /// A directory; its name ends in a slash.
-    Dir,
-}
-
-/// Names of a directory, in order.
-type List = Arc<[(Box<str>, Kind)]>;
-
-/// A directory, and its times when it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct State {
-    ino: u64,
-    mtime_ns: i64,
-    ctime_ns: i64,
-}
-
-#[derive(Clone)]
-struct ByBytes;
-
-impl Weighter<u64, (State, List)> for ByBytes {
-    fn weight(&self, _: &u64, (_, list): &(State, List)) -> u64 {
-        list.iter().map(|(name, _)| name.len() as u64 + 40).sum()
-    }
-}
-
-/// Names of quiet directories.
-pub struct Names {
-    kept: Option<Cache<u64, (State, List), ByBytes>>,
-    clock: Clock,
-    /// Whether the clocks of hosts agree now.
-    agrees: AtomicBool,
-}
-
-impl Names {
-    /// None kept yet; none ever where a directory's times cannot be trusted.
-    pub fn new(trusts_dir_times: bool, clock: Clock) -> Self {
-        let kept = trusts_dir_times.then(|| Cache::with_weighter(1_024, MAX_KEPT_BYTES, ByBytes));
-        Self {
-            kept,
-            clock,
-            agrees: AtomicBool::new(true),
-        }
-    }
-
-    /// Notes by how much this host's clock may be ahead of others', in nanoseconds: names of a
-    /// directory that only seems quiet must not be kept, nor those that were.
-    pub fn note_ahead(&self, ahead_ns: i64) {
-        let agrees = ahead_ns < QUIET_NS - MARGIN_NS;
-        if self.agrees.swap(agrees, Ordering::AcqRel) == agrees {
-            return;
-        }
-        match (agrees, &self.kept) {
-            (_, None) => {}
-            (true, _) => tracing::info!("clocks agree: names of quiet directories are kept"),
-            (false, Some(kept)) => {
-                tracing::warn!(
-                    ahead_ms = ahead_ns / 1_000_000,
-                    "this host's clock is ahead of another's: names of directories are not kept"
-                );
-                kept.clear();
-            }
-        }
-    }
-
-    /// Whether names of quiet directories are kept.
-    #[cfg(test)]
-    pub fn keeps(&self) -> bool {
-        self.kept().is_some()
-    }
-
-    fn kept(&self) -> Option<&Cache<u64, (State, List), ByBytes>> {
-        let agrees = self.agrees.load(Ordering::Acquire);
-        self.kept.as_ref().filter(|_| agrees)
-    }
-
-    /// Names of a directory from `from` on; whether those are all there are.
-    fn read(&self, disk: &SharedDisk, dir: &Dir, from: &str) -> Result<(List, bool)> {
-        let Some(kept) = self.kept() else {
-            return read_names(disk, dir, from);
-        };
-        let state_now = || state_of(disk, dir);
-        let before = state_now()?;
-        if let Some((state, list)) = kept.get(&before.ino)
-            && state == before
-        {
-            return Ok((list, true));
-        }
-        if !self.is_quiet(&before) {
-            return read_names(disk, dir, from);
-        }
-        let (list, is_whole) = read_names(disk, dir, "")?;
-        if !is_whole {
-            return read_names(disk, dir, from);
-        }
-        if state_now()? == before {
-            kept.insert(before.ino, (before, List::clone(&list)));
-        }
-        Ok((list, true))
-    }
-
-    /// Whether whatever changes a directory from now on changes its times.
-    fn is_quiet(&self, state: &State) -> bool {
-        let newest = state.mtime_ns.max(state.ctime_ns);
-        self.clock.now().0.saturating_sub(newest) > QUIET_NS
-    }
-}
-
-fn state_of(disk: &SharedDisk, dir: &Dir) -> Result<State> {
-    let facts = disk.stat_dir(dir).map_err(failed)?;
-    Ok(State {
-        ino: facts.ino,
-        mtime_ns: facts.mtime_ns,
-        ctime_ns: facts.ctime_ns,
-    })
-}
-
-fn failed(e: std::io::Error) -> StoreError {
-    StoreError::from_io("walk a bucket", e)
-}
-
-/// The smallest names from `from` on, at most [`CHUNK_NAMES`]; whether those are all.
-fn read_names(disk: &SharedDisk, dir: &Dir, from: &str) -> Result<(List, bool)> {
-    let (mut names, mut is_whole, mut error) = (Vec::new(), true, None);
-    let mut add = |name: String, kind: Kind| {
-        if name.as_str() < from {
-            return;
-        }
-        names.push((name.into_boxed_str(), kind));
-        if names.len() >= 2 * CHUNK_NAMES {
-            names.select_nth_unstable(CHUNK_NAMES);
-            names.truncate(CHUNK_NAMES);
-            is_whole = false;
-        }
-    };
-    disk.read_dir_standing(dir, &mut |entry| {
-        let kind = match entry.kind {
-            Some(kind) => kind,
-            None => match disk.stat(dir, &entry.name) {
-                Ok(facts) => facts.kind,
-                Err(e) if is_absent(&e) || is_forbidden(&e) => return true,
-                Err(e) => {
-                    error = Some(e);
-                    return false;
-                }
-            },
-        };
-        match kind {
-            FileKind::Dir => {
-                add(format!("{}/", entry.name), Kind::Dir);
-                add(entry.name, Kind::Shelter);
-            }
-            FileKind::File | FileKind::Symlink => add(entry.name, Kind::File),
-            FileKind::Other => {}
-        }
-        true
-    })
-    .map_err(failed)?;
-    if let Some(e) = error {
-        return Err(failed(e));
-    }
-    names.sort_unstable();
-    if names.len() > CHUNK_NAMES {
-        names.truncate(CHUNK_NAMES);
-        is_whole = false;
-    }
-    Ok((names.into(), is_whole))
-}
 
 /// A directory being walked.
 struct Level {
@@ -237,6 +49,8 @@ pub struct Walk<'a> {
     /// The next plain candidate, where an escaped one goes first.
     waiting: Option<String>,
     last: Option<String>,
+    /// Whether escaped keys are none of its business.
+    is_plain: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -248,7 +62,18 @@ impl<'a> Walk<'a> {
         from: &str,
     ) -> Result<Self> {
         let root = tree.bucket_dir(bucket)?;
-        let mut walk = Self {
+        let mut walk = Self::nowhere(tree, names, bucket, from);
+        walk.enter(root, String::new())?;
+        Ok(walk)
+    }
+
+    fn nowhere(
+        tree: &'a Tree<SharedDisk>,
+        names: &'a Names,
+        bucket: &'a BucketName,
+        from: &str,
+    ) -> Self {
+        Self {
             tree,
             names,
             bucket,
@@ -258,21 +83,40 @@ impl<'a> Walk<'a> {
             escaped_read: None,
             waiting: None,
             last: None,
+            is_plain: false,
+        }
+    }
+
+    /// A walk over plain keys that begin with `prefix`, from the directory that they are all in.
+    pub fn below(
+        tree: &'a Tree<SharedDisk>,
+        names: &'a Names,
+        bucket: &'a BucketName,
+        prefix: &str,
+    ) -> Result<Self> {
+        let mut walk = Self::nowhere(tree, names, bucket, prefix);
+        walk.is_plain = true;
+        let (path, prefix) = match prefix.rsplit_once('/') {
+            Some((dir, _)) => (format!("{bucket}/{dir}"), format!("{dir}/")),
+            None => (bucket.as_str().to_owned(), String::new()),
         };
-        walk.enter(root, String::new())?;
+        let open = || absent_is_none(tree.disk.open_dir(&tree.root, &path));
+        if let Some(dir) = twice(open).map_err(failed)? {
+            walk.enter(dir, prefix)?;
+        }
         Ok(walk)
     }
 
-    /// Passes over everything that begins with `prefix`.
-    pub fn pass(&mut self, prefix: &str) {
+    /// Passes over everything that begins with `prefix`; gives the escaped keys among that.
+    pub fn pass(&mut self, prefix: &str) -> BTreeSet<String> {
         // No key has a byte of 0xff: what follows the prefix is smaller than this.
         let Some(after) = successor(prefix) else {
             self.levels.clear();
-            self.escaped.clear();
             self.waiting = None;
-            return;
+            return std::mem::take(&mut self.escaped);
         };
-        self.escaped = self.escaped.split_off(&after);
+        let later = self.escaped.split_off(&after);
+        let mut passed = std::mem::replace(&mut self.escaped, later);
         self.waiting = self.waiting.take().filter(|key| *key >= after);
         self.from = after;
         while self
@@ -289,6 +133,7 @@ impl<'a> Walk<'a> {
             let at = level.names.partition_point(|(name, _)| **name < *begins);
             level.at = level.at.max(at);
         }
+        passed.split_off(prefix)
     }
 
     fn enter(&mut self, dir: Dir, prefix: String) -> Result<()> {
@@ -419,6 +264,9 @@ impl<'a> Walk<'a> {
     /// Reads the escaped keys from `from` on: after the names of each directory, for an object
     /// that had left its path when those were read was in its shelter by then.
     fn read_escaped(&mut self) -> Result<()> {
+        if self.is_plain {
+            return Ok(());
+        }
         let disk = &self.tree.disk;
         let root = match disk.open_dir(&self.tree.own.keys, self.bucket.as_str()) {
             Ok(root) => root,
