@@ -1,7 +1,9 @@
 """A small file system that only one server sees: a tmpfs in a mount namespace of its own."""
 
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -45,6 +47,26 @@ def make_read_only(server, path=None):
         pytest.skip("this kernel's ext4 has no trigger_fs_error")
     with open(trigger, "w") as file:
         file.write("portico test")
+
+
+def rot_below(server, mount_point, name):
+    """Flips a bit of a file on `private_ext4`, below the file system: nothing but the byte tells of it."""
+    path = inside(server, mount_point / name)
+    with open(path, "rb") as file:
+        # FS_IOC_FIEMAP with FIEMAP_FLAG_SYNC, for one extent. Source: Documentation/filesystems/fiemap.rst.
+        head = struct.pack("=QQIIII", 0, 1, 1, 0, 1, 0)
+        answer = fcntl.ioctl(file, 0xC020660B, head + bytes(56))
+        assert struct.unpack_from("=I", answer, 20) == (1,), "its bytes are in an extent"
+        (physical,) = struct.unpack_from("=Q", answer, 32 + 8)
+        with open(mount_point.with_suffix(".img"), "r+b") as image:
+            image.seek(physical)
+            before = image.read(1)[0]
+            assert before == file.read(1)[0]
+            image.seek(physical)
+            image.write(bytes([before ^ 1]))
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        assert os.pread(file.fileno(), 1, 0)[0] == before ^ 1
 
 
 def inside(server, path):

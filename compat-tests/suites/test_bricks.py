@@ -9,7 +9,7 @@ import pytest
 from harness import clients
 from harness.bricks import HEALED_S, Bricks
 from harness.data import KIB, MIB, blob, read_tree, sample_tree, write_tree
-from harness.mounts import make_read_only, private_ext4, private_tmpfs
+from harness.mounts import make_read_only, private_ext4, private_tmpfs, rot_below
 from harness.tree import listed, seen_by_all_doors
 from harness.wait import until
 
@@ -350,7 +350,7 @@ def test_what_is_no_brick_of_the_volume_is_refused_with_a_word(new_server, tmp_p
     assert not any(any(directory.iterdir()) for directory in bricks.dirs)
 
 
-def test_a_scrub_finds_a_byte_that_was_flipped(new_server, tmp_path):
+def test_a_scrub_mends_a_byte_that_was_flipped(new_server, tmp_path):
     bricks, s3 = started(new_server, tmp_path, 2)
     objects = put_some(s3, "bkt", "first")
     bricks.command("scrub", "start")
@@ -361,8 +361,43 @@ def test_a_scrub_finds_a_byte_that_was_flipped(new_server, tmp_path):
     flip(bricks.dirs[1] / "main/bkt/first/d3/003")
     bricks.command("scrub", "start")
     found = until("all of it was read", lambda: ended(bricks, "status"))
-    assert [(named["brick"], named["key"]) for named in found["named"]] == [(1, "first/d3/003")]
-    assert 'event="scrub.found"' in bricks.server.log(1 << 20)
+    assert [(named["brick"], named["key"], named["is_mended"]) for named in found["named"]] == [(1, "first/d3/003", True)]
+    bricks.check_copies("bkt", objects)
+    (kept,) = found["quarantine"]
+    assert (kept["brick"], kept["key"]) == (1, "first/d3/003")
+    assert os.path.getsize(kept["path"]) == len(objects["first/d3/003"])
+    log = bricks.server.log(1 << 20)
+    assert 'event="scrub.found"' in log and 'event="rot.mended"' in log
+
+
+def test_a_byte_that_rotted_is_not_given_to_a_reader_and_is_mended(new_server, tmp_path):
+    disk = tmp_path / "brick0"
+    bricks, s3 = started(new_server, tmp_path, 2, wrap=private_ext4(disk, 96))
+    objects = put_some(s3, "bkt", "first")
+    short = [key for key, data in objects.items() if 0 < len(data) < MIB]
+    for key in short:
+        rot_below(bricks.server, disk, f"main/bkt/{key}")
+    # Of each object one brick is read: of some of so many this one.
+    for key in short:
+        seen_by_all_doors(s3, "bkt", key, objects[key])
+    until("what was read is mended", lambda: 'event="rot.mended"' in bricks.server.log(1 << 20))
+    bricks.command("scrub", "start")
+    until("all of it was read", lambda: ended(bricks, "status"))
+    rot = bricks.said("scrub", "status")["since_start"]
+    assert rot == {"found": len(short), "mended": len(short), "lost": 0}
+    bricks.check_copies("bkt", objects)
+
+
+def test_a_file_that_was_edited_on_one_brick_is_read_elsewhere_and_mended(new_server, tmp_path):
+    bricks, s3 = started(new_server, tmp_path, 2)
+    objects = put_some(s3, "bkt", "first", 12)
+    for directory in bricks.dirs:
+        (directory / "main/bkt/first/d4/004").write_bytes(b"edited")
+        seen_by_all_doors(s3, "bkt", "first/d4/004", objects["first/d4/004"])
+        if (directory / "main/bkt/first/d4/004").read_bytes() == b"edited":
+            bricks.command("scrub", "start")
+            until("all of it was read", lambda: ended(bricks, "status"))
+        bricks.check_copies("bkt", objects)
 
 
 def ended(bricks, word):

@@ -21,6 +21,10 @@ use crate::server::Limits;
 use crate::tls::TlsConfig;
 use crate::users::{RootKeys, Secret, UserConfig};
 
+mod upkeep;
+
+pub use upkeep::ScrubConfig;
+
 /// Where the server listens unless it is told otherwise: this machine only, because the first
 /// start has no TLS. The port is the one that Ceph's gateway made known for S3.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
@@ -124,25 +128,6 @@ pub enum HashPolicy {
     OnRead,
     /// Never: such a file keeps its provisional ETag.
     Never,
-}
-
-/// How fast a scrub may go.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ScrubConfig {
-    /// MiB a second; 0 is no bound.
-    pub mib_per_s: u64,
-    /// Files, and further MiB of a file, a second; 0 is no bound.
-    pub reads_per_s: u64,
-}
-
-impl Default for ScrubConfig {
-    fn default() -> Self {
-        Self {
-            mib_per_s: 50,
-            reads_per_s: 0,
-        }
-    }
 }
 
 /// Keys of the first user, in place of keys made at the first start.

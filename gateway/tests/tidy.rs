@@ -140,6 +140,8 @@ const RULES: &[Rule] = &[
             // A log of changes, and what it has staged, below the reserved directory.
             "fsstore/src/bricks/log.rs",
             "fsstore/src/bricks/member.rs",
+            "fsstore/src/bricks/member/staging.rs",
+            "fsstore/src/bricks/quarantine.rs",
             "fsstore/src/brick/removal.rs",
             // What a mount does to names, in the turn, and the door that asks for it.
             "fsstore/src/brick/posix",

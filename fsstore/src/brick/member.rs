@@ -27,7 +27,9 @@ use crate::volume::{AttrsPatch, BucketInfo, ListPage, ListQuery, NewUpload};
 
 /// Below the reserved directory: the log of a replicated volume, and the files staged for it.
 pub const REPLICA_DIR: &str = "replica";
-/// Its permissions: staged bytes are as private as the objects they will become.
+/// Below it: files whose bytes are not those that were written.
+pub(crate) const QUARANTINE_DIR: &str = "quarantine";
+/// Their permissions: staged bytes are as private as the objects they will become.
 const REPLICA_DIR_MODE: u32 = 0o700;
 
 /// What a staged file is to be when it is published.
@@ -57,15 +59,24 @@ impl<D: Disk> Inner<D> {
 
     /// Opens the directory of the log, making it where it is not.
     pub(crate) fn open_replica_dir(&self) -> Result<Arc<D::Dir>> {
-        let fail = failed("open the log's directory");
+        self.open_own_dir(REPLICA_DIR)
+    }
+
+    /// Opens the directory of files that are kept aside, making it where it is not.
+    pub(crate) fn open_quarantine_dir(&self) -> Result<Arc<D::Dir>> {
+        self.open_own_dir(QUARANTINE_DIR)
+    }
+
+    fn open_own_dir(&self, name: &str) -> Result<Arc<D::Dir>> {
+        let fail = failed("open a directory of the brick's own");
         let disk = &*self.tree.disk;
         let own = disk.open_dir(&self.tree.root, RESERVED).map_err(&fail)?;
-        match disk.make_dir(&own, REPLICA_DIR, REPLICA_DIR_MODE) {
+        match disk.make_dir(&own, name, REPLICA_DIR_MODE) {
             Ok(()) => disk.sync_dir(&own).map_err(&fail)?,
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(fail(e)),
         }
-        disk.open_dir(&own, REPLICA_DIR).map_err(fail)
+        disk.open_dir(&own, name).map_err(fail)
     }
 
     /// A new file without a name.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::attrs::Parts;
+use super::attrs::{Parts, Stamp};
 use super::disk::{Disk, DiskFile, FileFacts};
 use super::look::Looked;
 use super::sink::off_thread;
@@ -21,6 +21,18 @@ pub struct BrickObject<D: Disk> {
     facts: FileFacts,
     info: ObjectInfo,
     parts: Option<Parts>,
+    print: Print,
+}
+
+/// What tells whether the bytes that are read are those that were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Print {
+    /// The change that made them; none for what was written without a log.
+    pub stamp: Option<Stamp>,
+    /// Their CRC; none where none is known that holds.
+    pub crc64nvme: Option<u64>,
+    /// There is a digest that does not hold: they were changed, though not by a door.
+    pub in_doubt: bool,
 }
 
 fn failed(e: std::io::Error) -> StoreError {
@@ -43,11 +55,21 @@ impl<D: Disk> BrickObject<D> {
             None => None,
         };
         Self {
+            print: Print {
+                stamp: looked.record.stamp,
+                crc64nvme: looked.record.crc64nvme,
+                in_doubt: looked.in_doubt,
+            },
             file: looked.found.file.map(Arc::new),
             facts: looked.found.facts,
             info: looked.info,
             parts,
         }
+    }
+
+    /// What tells whether its bytes are those that were written.
+    pub fn print(&self) -> Print {
+        self.print
     }
 
     /// The file with the bytes.

@@ -6,11 +6,12 @@
 
 use std::io;
 
-use super::Brick;
+use super::attrs::Record;
 use super::disk::{Disk, DiskFile, FileFacts};
 use super::hashing::is_same_state;
 use super::look::claims_digests;
 use super::walk::{Step, walk};
+use super::{Brick, Inner};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey};
 use crate::object::Locator;
@@ -142,35 +143,74 @@ impl<D: Disk> Brick<D> {
         at: &Locator,
         may_read: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Option<(u64, Verdict)>> {
-        let inner = &self.inner;
-        let Some(looked) = inner.look_blocking(at)? else {
+        let checked = self.inner.check_bytes(at, Reading::Disk, may_read)?;
+        Ok(checked.map(|checked| (checked.facts.len_bytes, checked.verdict)))
+    }
+}
+
+/// Where bytes are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// The disk, past what the kernel has in memory.
+    Disk,
+    /// What the kernel has in memory, which is what readers are given; no disk is read for it.
+    Memory,
+}
+
+/// An object whose bytes were read.
+pub(crate) struct Checked {
+    /// The file as it was.
+    pub facts: FileFacts,
+    /// Its record, with its digests whether they hold or not.
+    pub record: Record,
+    /// What its bytes are.
+    pub verdict: Verdict,
+}
+
+impl<D: Disk> Inner<D> {
+    /// As [`Brick::verify`].
+    pub(crate) fn check_bytes(
+        &self,
+        at: &Locator,
+        from: Reading,
+        may_read: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Option<Checked>> {
+        let Some(looked) = self.look_blocking(at)? else {
             return Ok(None);
         };
         let (facts, in_doubt) = (looked.found.facts, looked.in_doubt);
-        let Some(file) = &looked.found.file else {
-            return Ok(Some((0, Verdict::Sound)));
-        };
-        let verdict = |verdict| Ok(Some((facts.len_bytes, verdict)));
         // With its digests, whether they hold or not.
-        let record = inner.record_of(&looked.found)?;
-        let Some(expected) = record.crc64nvme.filter(|_| !inner.edits.has(facts.ino)) else {
-            return verdict(Verdict::Skipped);
+        let record = self.record_of(&looked.found)?;
+        let of_verdict = |verdict| {
+            let record = record.clone();
+            Ok(Some(Checked {
+                facts,
+                record,
+                verdict,
+            }))
         };
-        let found = match crc_on_disk::<D>(file, &facts, may_read) {
+        let Some(file) = &looked.found.file else {
+            return of_verdict(Verdict::Sound);
+        };
+        let Some(expected) = record.crc64nvme.filter(|_| !self.edits.has(facts.ino)) else {
+            return of_verdict(Verdict::Skipped);
+        };
+        let found = match crc_of_file::<D>(file, &facts, from, may_read) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 return Err(StoreError::Stopping);
             }
+            Err(error) if is_not_in_memory(&error) => return of_verdict(Verdict::Skipped),
             Err(error) => {
                 tracing::debug!(bucket = %at.bucket, key = %at.key, "cannot be read: {error}");
-                return verdict(Verdict::Unreadable);
+                return of_verdict(Verdict::Unreadable);
             }
         };
         let now = file
             .facts()
             .map_err(|e| StoreError::from_io("look at an object", e))?;
-        verdict(match found {
-            _ if !is_same_state(&now, &facts) || inner.edits.has(facts.ino) => Verdict::Skipped,
+        of_verdict(match found {
+            _ if !is_same_state(&now, &facts) || self.edits.has(facts.ino) => Verdict::Skipped,
             found if found == expected => Verdict::Sound,
             _ if claims_digests(&record, &facts) && !in_doubt => Verdict::Rotten,
             _ => Verdict::Changed,
@@ -179,14 +219,17 @@ impl<D: Disk> Brick<D> {
 }
 
 /// The CRC of a file's bytes. Errors: Interrupted where it is told to end.
-fn crc_on_disk<D: Disk>(
+fn crc_of_file<D: Disk>(
     file: &D::File,
     facts: &FileFacts,
+    from: Reading,
     may_read: &mut dyn FnMut(u64) -> bool,
 ) -> io::Result<u64> {
-    // What is in memory was right once; what is to be written goes first.
-    file.sync()?;
-    forget_pages(file);
+    if from == Reading::Disk {
+        // What is in memory was right once; what is to be written goes first.
+        file.sync()?;
+        forget_pages(file);
+    }
     let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
     let mut offset_bytes = 0;
     loop {
@@ -194,13 +237,28 @@ fn crc_on_disk<D: Disk>(
         if !may_read(left.min(STEP_LEN_BYTES as u64)) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let bytes = file.read_at(offset_bytes, STEP_LEN_BYTES)?;
+        let bytes = match from {
+            Reading::Disk => file.read_at(offset_bytes, STEP_LEN_BYTES)?,
+            Reading::Memory if left == 0 => return Ok(crc.finalize()),
+            Reading::Memory => {
+                let step =
+                    usize::try_from(left).map_or(STEP_LEN_BYTES, |left| left.min(STEP_LEN_BYTES));
+                file.read_at_cached(offset_bytes, step)?
+            }
+        };
         if bytes.is_empty() {
             return Ok(crc.finalize());
         }
         crc.update(&bytes);
         offset_bytes += bytes.len() as u64;
     }
+}
+
+fn is_not_in_memory(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported
+    )
 }
 
 /// Has the kernel read from the disk next time. Source: posix_fadvise(2), POSIX_FADV_DONTNEED.

@@ -278,7 +278,8 @@ pub async fn copy<D: Disk>(
     copied.await.map_err(CopyError::Source)?
 }
 
-fn copy_object<D: Disk>(
+/// As [`copy`], of an object, under an operation's number.
+pub(super) fn copy_object<D: Disk>(
     from: &Member<D>,
     staging: &Staging<D>,
     (bucket, key): (&BucketName, &ObjectKey),

@@ -13,6 +13,7 @@ use placement::replica::{OpId, Record};
 use super::files::applying::moves_of;
 use super::healing::Census;
 use super::kinds::{Change, Kept, stamp_of};
+use super::quarantine::Quarantine;
 use crate::brick::commit::Turn;
 use crate::brick::disk::Disk;
 use crate::brick::{Brick, Inner};
@@ -142,6 +143,14 @@ impl<D: Disk> Member<D> {
         found.rev().cloned().collect()
     }
 
+    /// Where its bad files are kept.
+    pub(super) fn quarantine(&self) -> Result<Quarantine<D>> {
+        Ok(Quarantine {
+            disk: Arc::clone(self.inner.disk()),
+            dir: self.inner.open_quarantine_dir()?,
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<OpId, Arc<D::File>>> {
         self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,7 +166,7 @@ impl<D: Disk> Member<D> {
     }
 
     /// The file staged for an operation, in this run or an earlier one.
-    fn staged(&self, op: OpId) -> Result<Option<Arc<D::File>>> {
+    pub(super) fn staged(&self, op: OpId) -> Result<Option<Arc<D::File>>> {
         if let Some(file) = self.lock().get(&op) {
             return Ok(Some(Arc::clone(file)));
         }

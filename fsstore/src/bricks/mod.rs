@@ -11,6 +11,7 @@
 //! - [`home`]: a brick's directory; [`making`]: directories become bricks
 //! - [`stepping`]: the way from where names are to where they should be; [`pace`]: how fast
 //! - [`scrubber`]: everything read again, to find rot
+//! - [`mending`]: what rotted, made anew from a good copy; [`quarantine`]: the bad file, kept aside
 //! - [`status`]: how it is, and events where that changes
 //!
 //! What is decided there and how is `placement::keeper`'s.
@@ -68,9 +69,11 @@ pub mod log;
 mod logger;
 pub mod making;
 pub mod member;
+pub mod mending;
 pub mod object;
 pub mod pace;
 pub mod plan;
+pub mod quarantine;
 pub mod returning;
 pub mod scrubber;
 pub mod seat;

@@ -1,16 +1,21 @@
-//! An object held open on one brick; where that fails while it is read, another goes on.
+//! An object held open on one brick; where that fails while it is read, or its bytes are not those
+//! that were written ([`super::mending`]), another goes on.
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
+use placement::group::GroupId;
 
 use super::member::Member;
+use super::mending::{MAX_AFTERWARDS_LEN_BYTES, MAX_INLINE_LEN_BYTES, Suspicion};
 use super::shared::{Shared, is_fault};
 use crate::brick::disk::Disk;
 use crate::brick::object::BrickObject;
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::object::{Locator, ObjectInfo, ObjectPart};
 use crate::volume::Object;
 
@@ -22,6 +27,25 @@ pub struct BricksObject<D: Disk> {
     shared: Arc<Shared<D>>,
     /// The same object on another brick, once the first failed.
     other: OnceLock<Arc<BrickObject<D>>>,
+    /// Bytes were read that were not compared with anything.
+    was_read: AtomicBool,
+}
+
+/// Bytes that are known to be wrong are given to nobody.
+fn rotten() -> StoreError {
+    StoreError::Corrupt("no copy of an object has the bytes that were written".to_owned())
+}
+
+impl<D: Disk> Drop for BricksObject<D> {
+    fn drop(&mut self) {
+        let is_short = self.object.info().len_bytes <= MAX_AFTERWARDS_LEN_BYTES;
+        let is_known = self.object.print().crc64nvme.is_some();
+        let is_first = self.other.get().is_none();
+        if *self.was_read.get_mut() && is_short && is_known && is_first {
+            let suspects = &self.shared.suspects;
+            suspects.add(self.member.id, &self.at, Suspicion::WasRead);
+        }
+    }
 }
 
 impl<D: Disk> BricksObject<D> {
@@ -37,12 +61,30 @@ impl<D: Disk> BricksObject<D> {
             member,
             shared,
             other: OnceLock::new(),
+            was_read: AtomicBool::new(false),
         }
     }
 
     /// The object on one brick.
     pub(super) fn on_brick(&self) -> &BrickObject<D> {
         self.other.get().map_or(&self.object, |other| other)
+    }
+
+    /// Whether bytes are those that were written, as far as that is known at once. Errors:
+    /// ChangedWhileRead.
+    fn is_right(&self, from: &BrickObject<D>, range: &Range<u64>, bytes: &Bytes) -> Result<bool> {
+        let len_bytes = self.object.info().len_bytes;
+        let is_whole = *range == (0..len_bytes);
+        let known = from.print().crc64nvme.filter(|_| is_whole);
+        let Some(crc) = known.filter(|_| len_bytes <= MAX_INLINE_LEN_BYTES) else {
+            self.was_read.store(true, Ordering::Relaxed);
+            return Ok(true);
+        };
+        if crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes) == crc {
+            return Ok(true);
+        }
+        from.check_unchanged()?;
+        Ok(false)
     }
 
     /// Opens the object on another brick, where it is the same there.
@@ -62,6 +104,33 @@ impl<D: Disk> BricksObject<D> {
     }
 }
 
+impl<D: Disk> Shared<D> {
+    /// Another brick's copy in the place of one that was changed behind the volume's back, where
+    /// there is one of the same change that was not.
+    pub(super) async fn sound(
+        &self,
+        at: &Locator,
+        group: GroupId,
+        (object, member): (BrickObject<D>, Arc<Member<D>>),
+    ) -> (BrickObject<D>, Arc<Member<D>>) {
+        let print = object.print();
+        if !print.in_doubt || print.stamp.is_none() {
+            return (object, member);
+        }
+        for other in self.in_sync(group) {
+            if other.id != member.id
+                && let Ok(found) = other.inner.open_object(at).await
+                && !found.print().in_doubt
+                && found.print().stamp == print.stamp
+            {
+                self.suspects.add(member.id, at, Suspicion::IsBad);
+                return (found, other);
+            }
+        }
+        (object, member)
+    }
+}
+
 /// Whether two bricks mean the same bytes.
 fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
     !one.etag.is_provisional()
@@ -75,28 +144,43 @@ impl<D: Disk> Object for BricksObject<D> {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        match self.on_brick().read(range.clone()).await {
-            Err(error) if is_fault(&error) && self.other.get().is_none() => {
-                let Some(other) = self.elsewhere().await else {
-                    return Err(error);
-                };
-                self.shared.report(self.member.id, error);
-                let other = self.other.get_or_init(|| other);
-                other.read(range).await
-            }
-            read => read,
+        let read = self.on_brick().read(range.clone()).await;
+        let is_bad = match &read {
+            Ok(bytes) => !self.is_right(self.on_brick(), &range, bytes)?,
+            Err(error) => is_fault(error),
+        };
+        if !is_bad || self.other.get().is_some() {
+            return read.and_then(|bytes| if is_bad { Err(rotten()) } else { Ok(bytes) });
+        }
+        self.shared
+            .suspects
+            .add(self.member.id, &self.at, Suspicion::IsBad);
+        let Some(other) = self.elsewhere().await else {
+            return Err(read.err().unwrap_or_else(rotten));
+        };
+        let other = self.other.get_or_init(|| other);
+        let bytes = other.read(range.clone()).await?;
+        match self.is_right(other, &range, &bytes)? {
+            true => Ok(bytes),
+            false => Err(rotten()),
         }
     }
 
     fn try_read(&self, range: Range<u64>) -> Option<Result<Bytes>> {
-        match self.on_brick().try_read(range) {
+        match self.on_brick().try_read(range.clone()) {
             // The slow way knows what to do.
             Some(Err(error)) if is_fault(&error) => None,
+            Some(Ok(bytes)) => match self.is_right(self.on_brick(), &range, &bytes) {
+                Ok(true) => Some(Ok(bytes)),
+                Ok(false) => None,
+                Err(error) => Some(Err(error)),
+            },
             read => read,
         }
     }
 
     fn plain_file(&self) -> Option<BorrowedFd<'_>> {
+        self.was_read.store(true, Ordering::Relaxed);
         self.on_brick().plain_file()
     }
 

@@ -29,6 +29,8 @@ const FILE: &str = "scrub.json";
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest sleep before it is looked whether to go on.
 const NAP: Duration = Duration::from_millis(100);
+/// How often it is looked whether one is due.
+const LOOK_INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 /// Most objects named in the status.
 const MAX_NAMED: usize = 100;
 
@@ -59,6 +61,8 @@ pub struct BrickScrub {
     pub read_bytes: u64,
     /// Objects with other bytes than were written.
     pub rotten: u64,
+    /// Of what was bad, what is as it was written again.
+    pub mended: u64,
     /// Objects whose files were changed on the disk since they were written.
     pub changed: u64,
     /// Objects that could not be read.
@@ -81,6 +85,9 @@ pub struct Named {
     pub key: String,
     /// What is wrong with it: `rotten`, `changed` or `unreadable`.
     pub what: String,
+    /// Whether it is as it was written again.
+    #[serde(default)]
+    pub is_mended: bool,
 }
 
 /// A scrub, the present one or the last.
@@ -95,6 +102,8 @@ pub struct ScrubStatus {
     pub begun_s: i64,
     /// When it ended; 0 where it did not.
     pub ended_s: i64,
+    /// Where none ever began: since when the first is waited for; else 0.
+    pub waiting_since_s: i64,
     /// What it has seen.
     pub bricks: Vec<BrickScrub>,
     /// Objects that are not as they were written: the first of them.
@@ -114,6 +123,15 @@ impl ScrubStatus {
             })
     }
 
+    fn begun(now_s: i64) -> Self {
+        Self {
+            format: FORMAT,
+            state: ScrubState::Running,
+            begun_s: now_s,
+            ..Self::default()
+        }
+    }
+
     fn brick(&mut self, number: u32) -> &mut BrickScrub {
         let at = self.bricks.iter().position(|brick| brick.brick == number);
         let at = at.unwrap_or_else(|| {
@@ -129,8 +147,9 @@ impl ScrubStatus {
 
 /// The bricks to be read, by number, as they are when a scrub comes to them.
 type Bricks<D> = Box<dyn Fn() -> Vec<(u32, Brick<D>)> + Send>;
-/// Told of objects that are not as they were written, with the number of the brick.
-type Found = Box<dyn Fn(u32, &Scrubbed) + Send>;
+/// Told of objects that are not as they were written, with the number of the brick. Gives whether
+/// the object is mended.
+type Found = Box<dyn Fn(u32, &Scrubbed) -> bool + Send>;
 
 /// See the module.
 pub struct Scrubber {
@@ -141,6 +160,7 @@ struct Shared {
     own: PathBuf,
     clock: Clock,
     pace: Pace,
+    every: Duration,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -158,6 +178,27 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins a scrub where one is due. A volume that never had one gets its first after that time.
+    fn begins_by_itself(&self, status: &mut ScrubStatus) -> bool {
+        if self.every.is_zero() || status.state != ScrubState::Idle {
+            return false;
+        }
+        let now_s = self.clock.now().secs();
+        let every_s = i64::try_from(self.every.as_secs()).unwrap_or(i64::MAX);
+        if status.begun_s == 0 && status.waiting_since_s == 0 {
+            status.waiting_since_s = now_s;
+            if let Err(error) = self.save(status) {
+                tracing::warn!(%error, "when the next scrub is due cannot be kept");
+            }
+        }
+        let last_s = status.begun_s.max(status.waiting_since_s);
+        let is_due = now_s >= last_s.saturating_add(every_s);
+        if is_due {
+            *status = ScrubStatus::begun(now_s);
+        }
+        is_due
+    }
+
     fn save(&self, status: &ScrubStatus) -> io::Result<()> {
         let bytes = serde_json::to_vec_pretty(status)?;
         own_seat(&self.own)?.replace(FILE, &bytes)
@@ -166,19 +207,21 @@ impl Shared {
 
 impl Scrubber {
     /// Opens the scrubs of a server; one that was under way goes on. `own` is the server's own
-    /// directory, `found` is told of every object that is not as it was written. Errors: no thread
-    /// can be started.
+    /// directory, `found` is told of every object that is not as it was written. One begins by itself
+    /// where the last began so long ago, or none ever did and the volume is as old; zero: none does.
+    /// Errors: no thread can be started.
     pub fn open<D: Disk>(
         own: &Path,
-        limits: Limits,
+        (limits, every): (Limits, Duration),
         clock: Clock,
         bricks: impl Fn() -> Vec<(u32, Brick<D>)> + Send + 'static,
-        found: impl Fn(u32, &Scrubbed) + Send + 'static,
+        found: impl Fn(u32, &Scrubbed) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             own: own.to_owned(),
             clock,
             pace: Pace::new(limits),
+            every,
             state: Mutex::new(State {
                 status: ScrubStatus::read(own),
                 orders: 0,
@@ -205,14 +248,7 @@ impl Scrubber {
         self.order(|status| match status.state {
             ScrubState::Running => {}
             ScrubState::Paused => status.state = ScrubState::Running,
-            ScrubState::Idle => {
-                *status = ScrubStatus {
-                    format: FORMAT,
-                    state: ScrubState::Running,
-                    begun_s: now_s,
-                    ..ScrubStatus::default()
-                };
-            }
+            ScrubState::Idle => *status = ScrubStatus::begun(now_s),
         })
     }
 
@@ -258,8 +294,12 @@ fn work<D: Disk>(shared: &Shared, bricks: &Bricks<D>, found: &Found) {
         let order = {
             let mut state = shared.lock();
             while state.status.state != ScrubState::Running && !state.is_closed {
-                let woken = shared.changed.wait(state);
-                state = woken.unwrap_or_else(PoisonError::into_inner);
+                if shared.begins_by_itself(&mut state.status) {
+                    state.orders += 1;
+                    continue;
+                }
+                let woken = shared.changed.wait_timeout(state, LOOK_INTERVAL);
+                (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
             }
             if state.is_closed {
                 return;
@@ -361,6 +401,20 @@ impl Scrubbing for Visitor<'_> {
             Verdict::Changed => Some("changed"),
             Verdict::Unreadable => Some("unreadable"),
         };
+        let mut is_mended = false;
+        if let Some(what) = what {
+            let (bucket, key) = (object.at.bucket.as_str(), object.at.key.as_str());
+            let brick = self.number;
+            tracing::warn!(
+                event = "scrub.found",
+                brick,
+                bucket,
+                key,
+                what,
+                "an object is not as it was written"
+            );
+            is_mended = (self.found)(brick, &object);
+        }
         {
             let mut state = self.shared.lock();
             if state.orders != self.order {
@@ -372,11 +426,13 @@ impl Scrubbing for Visitor<'_> {
                     bucket: object.at.bucket.as_str().to_owned(),
                     key: object.at.key.as_str().to_owned(),
                     what: what.to_owned(),
+                    is_mended,
                 });
             }
             let scrub = state.status.brick(self.number);
             scrub.objects += 1;
             scrub.read_bytes += object.len_bytes;
+            scrub.mended += u64::from(is_mended);
             match object.verdict {
                 Verdict::Sound => {}
                 Verdict::Rotten => scrub.rotten += 1,
@@ -392,19 +448,6 @@ impl Scrubbing for Visitor<'_> {
                     tracing::warn!(%error, "how far the scrub is cannot be kept");
                 }
             }
-        }
-        if let Some(what) = what {
-            let (bucket, key) = (object.at.bucket.as_str(), object.at.key.as_str());
-            let brick = self.number;
-            tracing::warn!(
-                event = "scrub.found",
-                brick,
-                bucket,
-                key,
-                what,
-                "an object is not as it was written"
-            );
-            (self.found)(brick, &object);
         }
         self.goes_on()
     }

@@ -14,13 +14,17 @@ use super::ledger::Ledger;
 use super::log::ReplicaLog;
 use super::logger::{Members, start as start_logger};
 use super::member::Member;
+use super::mending::{Mending, RotCounts, Suspects, mend_suspects};
 use super::plan::MAX_BRICKS;
+use super::quarantine::Quarantined;
 use super::shared::Shared;
 use crate::brick::Brick;
 use crate::brick::disk::Disk;
 use crate::brick::osdisk::OsDisk;
+use crate::brick::scrub::Reading;
 use crate::brick::sink::off_thread;
 use crate::error::{Result, StoreError};
+use crate::object::Locator;
 
 /// A brick that is here.
 pub struct Present<D: Disk> {
@@ -142,7 +146,13 @@ impl<D: Disk> Bricks<D> {
                 .push(member);
         }
         let first_op = last_op.max(now) + 1;
-        let shared = Arc::new(Shared::new(grouping, members, input, first_op));
+        let (suspects, waiting) = Suspects::new();
+        let shared = Arc::new(Shared::new(grouping, members, input, first_op, suspects));
+        let mending = Arc::downgrade(&shared);
+        std::thread::Builder::new()
+            .name("mend".to_owned())
+            .spawn(move || mend_suspects(&mending, &waiting))
+            .map_err(|e| StoreError::from_io("start the mending thread", e))?;
         let driver = Driver::new(
             Arc::clone(&shared),
             ledger,
@@ -171,6 +181,27 @@ impl<D: Disk> Bricks<D> {
         failed.map(|member| member.id).collect()
     }
 
+    /// Reads a copy again that a scrub found bad, and makes it anew from a good one. Blocking, on a
+    /// thread that is not a runtime's. Errors: those of the brick.
+    pub fn mend(&self, brick: BrickId, at: &Locator) -> Result<Mending> {
+        self.shared.mend(brick, at, Reading::Disk, &mut |_| true)
+    }
+
+    /// How often copies were found bad.
+    pub fn rot(&self) -> RotCounts {
+        self.shared.suspects.counts()
+    }
+
+    /// The bad files that each brick keeps aside. Blocking. What cannot be read is left out.
+    pub fn quarantined(&self) -> Vec<(BrickId, Vec<Quarantined>)> {
+        let members = self.shared.live_members();
+        let kept = members.iter().filter_map(|member| {
+            let kept = member.quarantine().ok()?.list().ok()?;
+            Some((member.id, kept))
+        });
+        kept.collect()
+    }
+
     /// Says which bricks should hold each group from now on.
     pub fn set_wanted(&self, wanted: Vec<BrickSet>) {
         let _ = self.shared.input.send(Input::Wanted(wanted));
@@ -178,6 +209,7 @@ impl<D: Disk> Bricks<D> {
 
     /// Finishes what was begun; later calls answer Stopping.
     pub async fn close(&self) -> Result<()> {
+        self.shared.suspects.close();
         let driver = Arc::clone(&self.driver);
         let input = self.shared.input.clone();
         off_thread(move || {

@@ -17,6 +17,7 @@ use super::driver::{Ask, Decide, Input};
 use super::kinds::Name;
 use super::logger::Members;
 use super::member::Member;
+use super::mending::Suspects;
 use super::uploads::Completing;
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -46,6 +47,7 @@ pub struct Shared<D: Disk> {
     pub input: Sender<Input<D>>,
     pub runtime: Handle,
     pub completing: Arc<Completing>,
+    pub(super) suspects: Suspects,
     groups: Vec<Seen>,
     moved: Notify,
     next_op: AtomicU64,
@@ -58,6 +60,7 @@ impl<D: Disk> Shared<D> {
         members: Members<D>,
         input: Sender<Input<D>>,
         first_op: u64,
+        suspects: Suspects,
     ) -> Self {
         let group = |_| Seen {
             epoch: AtomicU64::new(0),
@@ -70,6 +73,7 @@ impl<D: Disk> Shared<D> {
             input,
             runtime: Handle::current(),
             completing: Arc::default(),
+            suspects,
             groups: (0..grouping.count()).map(group).collect(),
             moved: Notify::new(),
             next_op: AtomicU64::new(first_op),

@@ -20,6 +20,7 @@ use crate::object::{Locator, ObjectInfo, Precondition};
 use crate::volume::{CommitOptions, ListQuery, NewBucket, Object, StageOptions, Staged, Volume};
 
 mod coming;
+mod mending;
 
 const GROUP_BITS: u32 = 4;
 

@@ -394,6 +394,7 @@ impl<D: Disk> Volume for Bricks<D> {
             Ok((object, member))
         });
         let (object, member) = self.or_no_bucket(&at.bucket, found.await).await?;
+        let (object, member) = self.shared.sound(at, group, (object, member)).await;
         let shared = Arc::clone(&self.shared);
         Ok(BricksObject::new(object, at.clone(), member, shared))
     }

@@ -219,10 +219,13 @@ pub(super) fn run_scrub(command: &ScrubCommand) -> Result<(), CommandError> {
         ScrubCommand::Status(args) => (args, ScrubAsk::Status),
     };
     let own = args.own.existing()?;
-    let answer = desk::ask(&own, VolumeAsk::Scrub(ask))?;
+    let mut answer = desk::ask(&own, VolumeAsk::Scrub(ask))?;
     if args.own.json() {
         return printed(&answer);
     }
+    let kept = answer["quarantine"].take();
+    let object = answer.as_object_mut();
+    object.map(|answer| (answer.remove("quarantine"), answer.remove("since_start")));
     let status: ScrubStatus = serde_json::from_value(answer)?;
     Answer::One(vec![
         ("state", json!(status.state)),
@@ -238,6 +241,7 @@ pub(super) fn run_scrub(command: &ScrubCommand) -> Result<(), CommandError> {
             "objects",
             "bytes",
             "rotten",
+            "mended",
             "changed",
             "unreadable",
             "skipped",
@@ -246,9 +250,20 @@ pub(super) fn run_scrub(command: &ScrubCommand) -> Result<(), CommandError> {
     }
     .print(false)?;
     for named in &status.named {
+        let mended = if named.is_mended { ", mended" } else { "" };
         println!(
-            "{}: {}/{} on brick {}",
+            "{}: {}/{} on brick {}{mended}",
             named.what, named.bucket, named.key, named.brick
+        );
+    }
+    for kept in kept.as_array().into_iter().flatten() {
+        let text = |key: &str| kept[key].as_str().unwrap_or_default().to_owned();
+        println!(
+            "kept aside: {} ({} {}/{})",
+            text("path"),
+            text("what"),
+            text("bucket"),
+            text("key")
         );
     }
     Ok(())
@@ -266,6 +281,7 @@ fn scrub_row(brick: &BrickScrub) -> Vec<serde_json::Value> {
         json!(brick.objects),
         json!(brick.read_bytes),
         json!(brick.rotten),
+        json!(brick.mended),
         json!(brick.changed),
         json!(brick.unreadable),
         json!(brick.skipped),

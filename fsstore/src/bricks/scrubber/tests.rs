@@ -41,15 +41,26 @@ async fn brick(root: &Path) -> Brick {
 }
 
 fn open(own: &Path, brick: &Brick, limits: Limits) -> (Scrubber, Receiver<(u32, Scrubbed)>) {
+    let clock = Clock::standing(Timestamp::from_secs(1_000));
+    open_at(own, brick, (limits, Duration::ZERO), clock)
+}
+
+fn open_at(
+    own: &Path,
+    brick: &Brick,
+    pace: (Limits, Duration),
+    clock: Clock,
+) -> (Scrubber, Receiver<(u32, Scrubbed)>) {
     let (tell, told) = channel();
     let bricks = vec![(4, brick.clone())];
     let scrubber = Scrubber::open(
         own,
-        limits,
-        Clock::standing(Timestamp::from_secs(1_000)),
+        pace,
+        clock,
         move || bricks.clone(),
         move |number, object| {
             let _ = tell.send((number, object.clone()));
+            object.verdict == Verdict::Changed
         },
     );
     (scrubber.unwrap(), told)
@@ -83,7 +94,11 @@ async fn a_scrub_tells_what_is_not_as_it_was_written() {
     );
     assert_eq!((scrub.changed, scrub.rotten, scrub.is_done), (1, 0, true));
     assert_eq!((status.begun_s, status.ended_s), (1_000, 1_000));
-    assert_eq!(status.named[0].key, "three");
+    assert_eq!(
+        (&*status.named[0].key, status.named[0].is_mended),
+        ("three", true)
+    );
+    assert_eq!(scrub.mended, 1);
     let (number, object) = told.recv_timeout(LONG).unwrap();
     assert_eq!((number, object.verdict), (4, Verdict::Changed));
 }
@@ -140,4 +155,27 @@ async fn a_scrub_that_a_server_ended_in_goes_on_where_it_was() {
     let (scrubber, _) = open(&own, &brick, Limits::default());
     let status = until(&scrubber, |status| status.state == ScrubState::Idle);
     assert_eq!(status.bricks[0].objects, 3, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_begins_by_itself_when_it_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("own");
+    let brick = brick(&dir.path().join("brick")).await;
+    let pace = (Limits::default(), Duration::from_secs(100));
+    let at = |secs| Clock::standing(Timestamp::from_secs(secs));
+    let (scrubber, _) = open_at(&own, &brick, pace, at(1_000));
+    until(&scrubber, |status| status.waiting_since_s == 1_000);
+    drop(scrubber);
+    // Restarts do not put it off.
+    let clock = at(1_099);
+    let (scrubber, told) = open_at(&own, &brick, pace, clock.clone());
+    until(&scrubber, |status| status.waiting_since_s == 1_000);
+    assert_eq!(scrubber.status().begun_s, 0);
+    clock.set(Timestamp::from_secs(1_100));
+    let status = until(&scrubber, |status| status.ended_s == 1_100);
+    assert_eq!((status.begun_s, status.bricks[0].objects), (1_100, 3));
+    clock.set(Timestamp::from_secs(1_200));
+    until(&scrubber, |status| status.ended_s == 1_200);
+    assert!(told.try_recv().is_err(), "nothing was bad");
 }

@@ -19,8 +19,8 @@ use crate::cli::layout::Layout;
 
 /// Most commands at once.
 const MAX_TALKS: usize = 64;
-/// Longest answer, in bytes: the status of 256 bricks is shorter.
-const MAX_ANSWER_LEN_BYTES: u64 = 1 << 20;
+/// Longest answer, in bytes: what 64 bricks keep aside, named, is shorter.
+const MAX_ANSWER_LEN_BYTES: u64 = 32 << 20;
 
 /// What is asked of a volume of several bricks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use fsstore::brick::scrub::Scrubbed;
 use fsstore::bricks::Bricks;
 use fsstore::bricks::home::STATE;
 use fsstore::bricks::identity::{IdentityError, Uuid};
 use fsstore::bricks::making::{self, Arrival, NewVolume, Note};
+use fsstore::bricks::mending::Mending;
 use fsstore::bricks::pace::Limits;
 use fsstore::bricks::plan::{BrickId, BrickSet};
 use fsstore::bricks::plan::{Plan, PlanError};
+use fsstore::bricks::quarantine;
 use fsstore::bricks::scrubber::Scrubber;
 use fsstore::bricks::seats::Seats;
 use fsstore::bricks::serving::{Present, Setup};
@@ -159,9 +162,15 @@ impl Served {
             bytes_per_s: config.scrub.mib_per_s << 20,
             operations_per_s: config.scrub.reads_per_s,
         };
+        let pace = (limits, config.scrub.every);
         let here = Arc::clone(&attendance);
         let all = move || here.bricks();
-        let scrubber = Scrubber::open(&own, limits, Clock::system(), all, |_, _| {})?;
+        let mending = bricks.clone();
+        let mend = move |number, object: &Scrubbed| {
+            let mended = mending.mend(BrickId(number), &object.at);
+            matches!(mended, Ok(Mending::Mended))
+        };
+        let scrubber = Scrubber::open(&own, pace, Clock::system(), all, mend)?;
         Ok(Self {
             bricks,
             inner: Arc::new(Inner {
@@ -272,6 +281,27 @@ impl Served {
         }
     }
 
+    /// What a scrub has seen, how often copies were bad, and the bad files that are kept.
+    fn scrub_answer(&self) -> Value {
+        let plan = self.inner.seats.plan();
+        let mut kept = Vec::new();
+        for (id, files) in self.bricks.quarantined() {
+            let dir = plan.member(id).map(|member| member.dir.clone());
+            for file in files {
+                let path = dir.as_deref().map(|dir| quarantine::path_in(dir, &file));
+                let mut shown = json!(file);
+                shown["brick"] = json!(id.0);
+                shown["path"] = json!(path);
+                kept.push(shown);
+            }
+        }
+        let rot = self.bricks.rot();
+        let mut answer = json!(self.inner.scrubber.status());
+        answer["since_start"] = json!({"found": rot.found, "mended": rot.mended, "lost": rot.lost});
+        answer["quarantine"] = json!(kept);
+        answer
+    }
+
     /// Notes where bricks are, for the next start.
     fn note(&self) -> Result<(), CommandError> {
         let plan = self.inner.seats.plan();
@@ -328,7 +358,7 @@ impl Desk for Served {
                     ScrubAsk::Pause => scrubber.pause()?,
                     ScrubAsk::Status => {}
                 }
-                return Ok(json!(scrubber.status()));
+                return Ok(self.scrub_answer());
             }
             VolumeAsk::Drain { brick, is_undone } => {
                 let id = BrickId(brick);

@@ -150,6 +150,15 @@ pub(crate) struct ServeArgs {
     )]
     log_level: Option<String>,
 
+    /// How long after a scrub the next begins; 0s is never [default: 30d]
+    #[arg(
+        long,
+        env = "PORTICO_SCRUB_EVERY",
+        value_name = "TIME",
+        value_parser = parse_duration,
+        help_heading = "Limits"
+    )]
+    scrub_every: Option<Duration>,
     /// MiB a second that a scrub reads; 0 is no bound [default: 50]
     #[arg(
         long,
@@ -280,6 +289,7 @@ impl ServeArgs {
         set_some(&mut tls.key, self.tls_key);
         set(&mut log.format, self.log_format);
         set(&mut log.level, self.log_level);
+        set(&mut scrub.every, self.scrub_every);
         set(&mut scrub.mib_per_s, self.scrub_mib_per_s);
         set(&mut scrub.reads_per_s, self.scrub_reads_per_s);
         set(&mut limits.connections, self.limits_connections);

@@ -1,0 +1,30 @@
+//! How a volume of several bricks is kept up: scrubs.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::duration;
+
+/// How fast a scrub may go, and how often one begins.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScrubConfig {
+    /// How long after one the next begins; 0 is never.
+    #[serde(deserialize_with = "duration")]
+    pub every: Duration,
+    /// MiB a second; 0 is no bound.
+    pub mib_per_s: u64,
+    /// Files, and further MiB of a file, a second; 0 is no bound.
+    pub reads_per_s: u64,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(30 * 86_400),
+            mib_per_s: 50,
+            reads_per_s: 0,
+        }
+    }
+}
