@@ -411,6 +411,16 @@ pub trait OpenFile: Send + Sync + 'static {
     /// Writes at an offset (at the end where opened so); gives the number of bytes written.
     fn write(&self, offset: u64, bytes: &[u8]) -> FileResult<usize>;
 
+    /// Tells a close what became of writes that were answered early. Nothing is durable for it.
+    fn flush(&self) -> FileResult<()> {
+        Ok(())
+    }
+
+    /// Whether a close is to wait for [`OpenFile::flush`].
+    fn must_flush(&self) -> bool {
+        false
+    }
+
     /// Makes bytes (and, unless `data_only`, attributes) durable, and with them its name.
     fn sync(&self, data_only: bool) -> FileResult<()>;
 

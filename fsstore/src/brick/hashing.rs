@@ -299,7 +299,7 @@ impl<D: Disk> Inner<D> {
         Ok(digests.map(|digests| (due.facts, digests)))
     }
 
-    fn digest_file(&self, file: &D::File, facts: &FileFacts) -> Result<Option<Digests>> {
+    pub(super) fn digest_file(&self, file: &D::File, facts: &FileFacts) -> Result<Option<Digests>> {
         let mut digester = Digester::new(DigestSet::default());
         let mut at_bytes = 0;
         loop {

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub use self::nodes::{DIR_IDENT, path_of, put_xattr};
-use super::Inner;
 use super::attrs::{DigestState, Record, Stamp};
 use super::commit::Turn;
 use super::disk::{Access, Disk, DiskFile, FileFacts, FileKind};
@@ -26,8 +25,11 @@ use super::look::claims_digests;
 use super::osdisk::posix;
 use super::staged::Whole;
 use super::tree::{Moved, absent_is_none, failed, split_parent};
+use super::{HashPolicy, Inner};
+use crate::digest::Digests;
 use crate::error::Result;
 use crate::files::{Errno, FileResult, SetTime, XattrMode};
+use crate::name::BucketName;
 use crate::object::{FileOwner, Locator, Precondition};
 
 /// Owner, permissions and attributes of a file or directory, besides what S3 keeps.
@@ -203,6 +205,39 @@ impl<D: Disk> Inner<D> {
         Ok(standing.map(|it| (ident_of(at, &it.record), it.record, it.facts)))
     }
 
+    /// Does something on this thread while nothing changes here.
+    pub(crate) fn while_still<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
+        self.committer.act_here(&[], true, |_| act())
+    }
+
+    /// Whether an object of this key stands aside, for a directory is in its place.
+    pub(crate) fn stands_aside(&self, at: &Locator) -> Result<bool> {
+        self.tree.stands_aside(at)
+    }
+
+    /// When digests of a bucket's files that were edited are to be taken.
+    pub(crate) fn hash_edited(&self, bucket: &BucketName) -> HashPolicy {
+        self.hash_edited.of(bucket)
+    }
+
+    /// The digests of the file of this number, and the change that left it; no digests where it
+    /// changes meanwhile. None where they are known, or it is empty.
+    pub(crate) fn digest_of(
+        &self,
+        at: &Locator,
+        ident: u64,
+    ) -> Result<Option<(Stamp, Option<Digests>)>> {
+        let Some(it) = self.standing_as(at, ident)? else {
+            return Ok(None);
+        };
+        let is_known = claims_digests(&it.record, &it.facts) || it.facts.len_bytes == 0;
+        let Some(stamp) = it.record.stamp.filter(|_| !is_known) else {
+            return Ok(None);
+        };
+        let digests = self.digest_file(&it.file, &it.facts)?;
+        Ok(Some((stamp, digests)))
+    }
+
     fn standing_as(&self, at: &Locator, ident: u64) -> Result<Option<Standing<D>>> {
         let standing = self.standing(at)?;
         Ok(standing.filter(|it| ident_of(at, &it.record) == ident))
@@ -246,6 +281,7 @@ impl<D: Disk> Inner<D> {
             synced: true,
         };
         self.clear_the_way(turn, at)?;
+        self.ensure_bucket_dir(turn, &at.bucket)?;
         self.publish(turn, at, whole, &Precondition::default(), |_| {})
             .map(|_| ())
     }
@@ -449,6 +485,7 @@ impl<D: Disk> Inner<D> {
             return Ok(());
         }
         self.clear_the_way(turn, to)?;
+        self.ensure_bucket_dir(turn, &to.bucket)?;
         let fail = failed("move a name");
         let moved = self.change_attrs_now(turn, from, which, None, |_| Ok(()))?;
         debug_assert!(moved);
@@ -507,7 +544,7 @@ impl<D: Disk> Inner<D> {
         turn: &mut Turn<'_, D>,
         at: &Locator,
         (which, of): (Which, Stamp),
-        (md5, crc64nvme): ([u8; 16], u64),
+        (md5, crc64nvme, shown): ([u8; 16], u64, u64),
     ) -> Result<()> {
         let Some(mut it) = self.standing_as(at, which.ident)? else {
             return Ok(());
@@ -525,6 +562,7 @@ impl<D: Disk> Inner<D> {
         it.record.md5 = Some(md5);
         it.record.crc64nvme = Some(crc64nvme);
         it.record.made = it.record.bytes_stamp();
+        it.record.etag_before = Some(shown);
         it.record.stamp = Some(which.stamp);
         it.record.ident = Some(which.ident);
         self.stamps.changing(it.facts.ino);

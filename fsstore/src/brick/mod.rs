@@ -12,7 +12,7 @@
 //!
 //! Files with their records are the truth; the index may be deleted at any time.
 
-mod acl;
+pub(crate) mod acl;
 pub mod attrs;
 mod backlog;
 mod bell;
@@ -187,6 +187,8 @@ pub struct Inner<D: Disk> {
     buckets: Buckets,
     uploads: Uploads<D>,
     options: BrickOptions,
+    /// When digests of files that were edited are taken, as it was asked for.
+    hash_edited: ByBucket<HashPolicy>,
     runtime: Handle,
     suspects: mpsc::Sender<Suspect>,
     progress: Sender<RebuildProgress>,
@@ -284,6 +286,7 @@ impl<D: Disk> Brick<D> {
         mut options: BrickOptions,
         index_dir: &Path,
     ) -> Result<Self> {
+        let hash_edited = options.hash.clone();
         if options.member {
             // What its bytes are by themselves is not what they should be.
             options.hash = HashPolicy::Never.into();
@@ -317,6 +320,7 @@ impl<D: Disk> Brick<D> {
             buckets: Buckets::new(options.durability.clone()),
             uploads: Uploads::new(),
             options,
+            hash_edited,
             runtime: Handle::current(),
             suspects,
             progress: Sender::new(RebuildProgress::default()),

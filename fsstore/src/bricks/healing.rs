@@ -16,6 +16,7 @@ use super::shared::Shared;
 use crate::brick::attrs::Record;
 use crate::brick::commit::Turn;
 use crate::brick::disk::{Disk, DiskFile};
+use crate::brick::hashing::is_same_state;
 use crate::brick::look::Looked;
 use crate::brick::member::Sealing;
 use crate::brick::sink::{SMALL_LEN_BYTES, off_thread};
@@ -282,6 +283,23 @@ pub async fn copy<D: Disk>(
 pub(super) fn copy_object<D: Disk>(
     from: &Member<D>,
     staging: &Staging<D>,
+    name: (&BucketName, &ObjectKey),
+) -> Copying<Made<D::File>> {
+    match copy_standing(from, staging, name) {
+        // Someone writes to it, and may go on: for this once he waits.
+        Err(CopyError::Source(StoreError::ChangedWhileRead)) => {
+            let copied = from
+                .inner
+                .while_still(|| copy_standing(from, staging, name));
+            copied.map_err(CopyError::Source)?
+        }
+        other => other,
+    }
+}
+
+fn copy_standing<D: Disk>(
+    from: &Member<D>,
+    staging: &Staging<D>,
     (bucket, key): (&BucketName, &ObjectKey),
 ) -> Copying<Made<D::File>> {
     let (at, to) = (Locator::new(bucket.clone(), key.clone()), &staging.to);
@@ -314,7 +332,15 @@ pub(super) fn copy_object<D: Disk>(
             Some(file) => nodes::posix_of_file(file.descriptor()).map_err(CopyError::Source)?,
             None => None,
         },
+        moved_from: None,
     };
+    if let Some(source) = &looked.found.file {
+        let now = source.facts();
+        let now = now.map_err(|e| CopyError::Source(StoreError::from_io("fetch a file", e)))?;
+        if !is_same_state(&now, &looked.found.facts) {
+            return Err(CopyError::Source(StoreError::ChangedWhileRead));
+        }
+    }
     let sealing = Sealing {
         at: &at,
         record: new.record.clone(),

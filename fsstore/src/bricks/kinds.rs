@@ -88,6 +88,9 @@ pub struct NewObject {
     /// Permissions and attributes of a file that a mount moved here; none for what is put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posix: Option<Box<Posix>>,
+    /// Where it stood before, where a mount moved it: the name there goes next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_from: Option<(BucketName, ObjectKey)>,
 }
 
 /// What an upload was begun with.

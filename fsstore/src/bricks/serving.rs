@@ -1,8 +1,10 @@
 //! A volume over bricks, started and stopped.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use placement::group::{GroupId, Grouping};
 use placement::layout::BrickId;
@@ -10,6 +12,7 @@ use placement::replica::BrickSet;
 
 use super::coming::FreeSeats;
 use super::driver::{Driver, Input, Seat};
+use super::files::moving::move_of;
 use super::ledger::Ledger;
 use super::log::ReplicaLog;
 use super::logger::{Members, start as start_logger};
@@ -25,6 +28,9 @@ use crate::brick::scrub::Reading;
 use crate::brick::sink::off_thread;
 use crate::error::{Result, StoreError};
 use crate::object::Locator;
+
+/// How long an end waits for what mounts have written.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// A brick that is here.
 pub struct Present<D: Disk> {
@@ -122,6 +128,7 @@ impl<D: Disk> Bricks<D> {
         let (input, inputs) = channel();
         let members: Members<D> = Arc::new(RwLock::new(Vec::new()));
         let (mut seats, mut stored, mut last_op, mut now) = (Vec::new(), Vec::new(), 0, 0);
+        let mut moves = BTreeSet::new();
         for Present {
             id,
             brick,
@@ -136,7 +143,10 @@ impl<D: Disk> Bricks<D> {
             let log = open_log(&member, count, is_whole, is_doubted)?;
             last_op = last_op.max(log.last_op());
             now = now.max(u64::try_from(member.inner.now().0).unwrap_or(0));
-            stored.push((0..count).map(|g| log.stored(GroupId(g))).collect());
+            let of_brick: Vec<_> = (0..count).map(|g| log.stored(GroupId(g))).collect();
+            let records = of_brick.iter().flat_map(|stored| &stored.records);
+            moves.extend(records.filter_map(|record| move_of(record)));
+            stored.push(of_brick);
             let (jobs, thread) = start_logger(Arc::clone(&member), log, count, input.clone())
                 .map_err(|e| StoreError::from_io("start a logging thread", e))?;
             seats.push(Seat::new(Arc::clone(&member), jobs, thread, term << 32));
@@ -166,12 +176,18 @@ impl<D: Disk> Bricks<D> {
             .name("bricks".to_owned())
             .spawn(move || driver.run())
             .map_err(|e| StoreError::from_io("start the driver", e))?;
-        Ok(Self {
+        let bricks = Self {
             shared,
             driver: Arc::new(Mutex::new(Some(thread))),
             free: Arc::default(),
             term,
-        })
+        };
+        if !moves.is_empty() {
+            let finishing = bricks.clone();
+            let runtime = bricks.shared.runtime.clone();
+            runtime.spawn(async move { finishing.finish_moves(moves).await });
+        }
+        Ok(bricks)
     }
 
     /// Bricks that are known to be of no use.
@@ -209,6 +225,9 @@ impl<D: Disk> Bricks<D> {
 
     /// Finishes what was begun; later calls answer Stopping.
     pub async fn close(&self) -> Result<()> {
+        // What mounts have written is on its way; where it cannot arrive nothing waits for ever.
+        let settled = self.shared.writing.settle_all();
+        let _ = tokio::time::timeout(SETTLING, settled).await;
         self.shared.suspects.close();
         let driver = Arc::clone(&self.driver);
         let input = self.shared.input.clone();

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, RwLock, oneshot};
 
 use super::driver::{Ask, Decide, Input};
+use super::files::writing::Writing;
 use super::kinds::Name;
 use super::logger::Members;
 use super::member::Member;
@@ -21,6 +22,7 @@ use super::mending::Suspects;
 use super::uploads::Completing;
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
+use crate::locks::LockPlaces;
 use crate::name::BucketName;
 use crate::object::Locator;
 
@@ -48,6 +50,10 @@ pub struct Shared<D: Disk> {
     pub runtime: Handle,
     pub completing: Arc<Completing>,
     pub(super) suspects: Suspects,
+    /// Files that are open through a mount.
+    pub writing: Writing,
+    /// Locks on a mount are locks on the volume's files.
+    pub locks: LockPlaces,
     groups: Vec<Seen>,
     moved: Notify,
     next_op: AtomicU64,
@@ -74,6 +80,8 @@ impl<D: Disk> Shared<D> {
             runtime: Handle::current(),
             completing: Arc::default(),
             suspects,
+            writing: Writing::default(),
+            locks: LockPlaces::default(),
             groups: (0..grouping.count()).map(group).collect(),
             moved: Notify::new(),
             next_op: AtomicU64::new(first_op),
@@ -135,6 +143,11 @@ impl<D: Disk> Shared<D> {
     pub fn reader_seat(&self, g: u32) -> Option<usize> {
         let seat = self.groups[g as usize].reader.load(Ordering::Acquire);
         (seat != NOBODY).then_some(seat as usize)
+    }
+
+    /// The epoch of a group.
+    pub fn epoch(&self, group: GroupId) -> u64 {
+        self.groups[group.0 as usize].epoch.load(Ordering::Acquire)
     }
 
     pub fn epochs(&self) -> Vec<u64> {

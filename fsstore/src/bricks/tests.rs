@@ -25,7 +25,7 @@ mod mending;
 const GROUP_BITS: u32 = 4;
 
 /// Bricks in temporary directories, and what is kept of them beside.
-struct Rig {
+pub(super) struct Rig {
     dirs: Vec<TempDir>,
     ledger: MemoryLedger,
     wanted: Vec<BrickSet>,
@@ -34,7 +34,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(bricks: u32, replicas: usize) -> Self {
+    pub(super) fn new(bricks: u32, replicas: usize) -> Self {
         let weighed = |id| Weighed {
             id: BrickId(id),
             weight: 1,
@@ -70,8 +70,18 @@ impl Rig {
         }
     }
 
+    /// How many bricks there are.
+    pub(super) fn len(&self) -> usize {
+        self.dirs.len()
+    }
+
+    /// A brick's directory.
+    pub(super) fn dir(&self, brick: usize) -> &Path {
+        self.dirs[brick].path()
+    }
+
     /// Starts the volume with these of its bricks.
-    async fn start(&mut self, bricks: &[u32]) -> Bricks {
+    pub(super) async fn start(&mut self, bricks: &[u32]) -> Bricks {
         self.start_doubting(bricks, &[]).await
     }
 
@@ -108,7 +118,7 @@ impl Rig {
     }
 }
 
-fn bucket() -> BucketName {
+pub(super) fn bucket() -> BucketName {
     BucketName::parse("bkt").unwrap()
 }
 

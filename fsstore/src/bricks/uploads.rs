@@ -279,6 +279,7 @@ impl<D: Disk> Shared<D> {
                 record,
                 owner: upload.info.file_owner,
                 posix: None,
+                moved_from: None,
             },
             modified: options.modified,
             upload: Some(id.clone()),

@@ -91,6 +91,7 @@ impl<D: Disk> Staged for BricksStaged<D> {
             record,
             owner: options.file_owner,
             posix: None,
+            moved_from: None,
         };
         let op = shared.new_op();
         for (member, file) in taken.files {
@@ -124,6 +125,7 @@ impl<D: Disk> Shared<D> {
         put: Put,
         precondition: Precondition,
     ) -> Result<ObjectInfo> {
+        self.writing.settle(at).await;
         let op = put.op;
         let result = self.put_staged(at, put, precondition).await;
         let is_open = matches!(result, Err(StoreError::Busy(UNDECIDED)));
@@ -378,6 +380,7 @@ impl<D: Disk> Volume for Bricks<D> {
 
     async fn stat(&self, at: &Locator) -> Result<ObjectInfo> {
         no_versions(at)?;
+        self.shared.writing.settle(at).await;
         let group = self.shared.group_of(at);
         let found = self.shared.read(
             group,
@@ -388,6 +391,7 @@ impl<D: Disk> Volume for Bricks<D> {
 
     async fn open(&self, at: &Locator) -> Result<Self::Object> {
         no_versions(at)?;
+        self.shared.writing.settle(at).await;
         let group = self.shared.group_of(at);
         let found = self.shared.read(group, |member| async move {
             let object = member.inner.open_object(at).await?;
@@ -431,6 +435,7 @@ impl<D: Disk> Volume for Bricks<D> {
 
     async fn remove(&self, at: &Locator, precondition: &Precondition) -> Result<Removed> {
         no_versions(at)?;
+        self.shared.writing.settle(at).await;
         let gate = self.shared.gate(&at.bucket);
         let _passing = gate.read().await;
         self.shared.look_bucket(&at.bucket).await?;
@@ -457,6 +462,7 @@ impl<D: Disk> Volume for Bricks<D> {
         precondition: &Precondition,
     ) -> Result<ObjectInfo> {
         no_versions(at)?;
+        self.shared.writing.settle(at).await;
         let gate = self.shared.gate(&at.bucket);
         let _passing = gate.read().await;
         self.shared.look_bucket(&at.bucket).await?;
@@ -506,6 +512,7 @@ impl<D: Disk> Volume for Bricks<D> {
     }
 
     async fn list(&self, bucket: &BucketName, query: &ListQuery) -> Result<ListPage> {
+        self.shared.writing.settle_all().await;
         self.shared.list(bucket, query).await
     }
 

@@ -115,6 +115,19 @@ impl Layout {
         Ok(())
     }
 
+    /// Whether this is the server's own directory of a volume on several bricks.
+    pub(super) fn has_bricks(&self) -> Result<bool, CommandError> {
+        Ok(Note::read(&self.state())?.is_some())
+    }
+
+    /// Refuses what cannot be mounted: a tree that no server has ever opened, a brick of several.
+    pub(super) fn mountable(&self) -> Result<(), CommandError> {
+        match label_of(&self.dir).is_none() && self.has_bricks()? {
+            true => Ok(()),
+            false => self.served_before(),
+        }
+    }
+
     /// Refuses a tree that no server has ever opened: it has no state to look at.
     pub(super) fn served_before(&self) -> Result<(), CommandError> {
         self.refuse_bricks()?;

@@ -142,7 +142,7 @@ impl MountArgs {
         match dir.filter(|_| !is_path) {
             Some(dir) => {
                 let layout = Layout::existing(dir)?;
-                layout.served_before()?;
+                layout.mountable()?;
                 Ok((layout, bucket_of_volume(&self.volume)?))
             }
             None => tree_of_path(Path::new(&self.volume)),
@@ -175,7 +175,7 @@ fn tree_of_path(path: &Path) -> Result<(Layout, Option<String>), CommandError> {
             dir
         };
         let layout = Layout::existing(dir).ok()?;
-        layout.served_before().ok().map(|()| layout)
+        layout.mountable().ok().map(|()| layout)
     };
     if let Some(layout) = served(path) {
         return Ok((layout, None));

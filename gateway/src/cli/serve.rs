@@ -22,7 +22,6 @@ pub(super) use self::options::ServeArgs;
 use self::run::{Prepared, Signals};
 pub(super) use self::run::{raise_descriptor_limit, run};
 use super::CommandError;
-use super::control::desk;
 use super::layout::Layout;
 use crate::config::{self, Config, Enforce};
 use crate::server::Drained;
@@ -43,7 +42,8 @@ async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     let showing = tokio::spawn(progress::show(brick.progress()));
     // Before anything is mounted that a signal is to unmount.
     let signals = Signals::new()?;
-    let host = tokio::task::block_in_place(|| mounts::begin(&prepared, Arc::new(brick.clone())));
+    let host =
+        tokio::task::block_in_place(|| mounts::begin(&prepared, Arc::new(brick.clone()), None));
     let drained = match &host {
         Ok(_) => serve_volume(&prepared, Arc::new(brick.clone()), listener, signals).await,
         Err(_) => Ok(Drained::All),
@@ -62,15 +62,26 @@ async fn serve_bricks(prepared: Prepared) -> Result<(), CommandError> {
     let greeting = prepared.greeting(listener.local_addr()?);
     let _ = std::io::stdout().write_all(greeting.as_bytes());
     let signals = Signals::new()?;
-    desk::open(&prepared.layout, Arc::new(served.clone()))?;
+    let volume = Arc::new(served.bricks.clone());
+    let host = tokio::task::block_in_place(|| {
+        mounts::begin(
+            &prepared,
+            Arc::clone(&volume),
+            Some(Arc::new(served.clone())),
+        )
+    });
     let mut looking = tokio::task::JoinSet::new();
     looking.spawn(served.clone().look_after());
     looking.spawn(served.clone().watch_paths());
     looking.spawn(served.clone().search());
-    let volume = Arc::new(served.bricks.clone());
-    let drained = serve_volume(&prepared, volume, listener, signals).await;
+    let drained = match &host {
+        Ok(_) => serve_volume(&prepared, volume, listener, signals).await,
+        Err(_) => Ok(Drained::All),
+    };
     looking.shutdown().await;
+    let host = host.inspect(|host| tokio::task::block_in_place(|| host.leave()));
     served.close().await?;
+    host?;
     run::report(drained?)
 }
 

@@ -44,6 +44,7 @@ impl<D: Disk> Inner<D> {
         };
         let fail = failed("make a name");
         let path = path_of(at)?;
+        self.ensure_bucket_dir(turn, &at.bucket)?;
         let mut aside = Moved::default();
         if let Some(parent) = split_parent(at.key.as_str()).0 {
             let owner = FileOwner::default();
@@ -153,6 +154,7 @@ impl<D: Disk> Inner<D> {
         ident: u64,
         posix: &Posix,
     ) -> Result<()> {
+        self.ensure_bucket_dir(turn, &at.bucket)?;
         let mut aside = Moved::default();
         self.clear_the_way(turn, at)?;
         let owner = FileOwner::default();

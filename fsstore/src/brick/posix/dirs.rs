@@ -61,6 +61,11 @@ impl PosixDir {
         })
     }
 
+    /// Opens whichever directory stands at a path.
+    pub(crate) fn open_path(disk: &OsDisk, path: &FilePath) -> FileResult<Self> {
+        Self::open(disk, path, None)
+    }
+
     /// Whether an entry exists for a mount.
     fn shows(&self, name: &OsStr, kind: u32) -> bool {
         if matches!(name.as_bytes(), b"." | b"..") {

@@ -30,6 +30,9 @@ use std::sync::Arc;
 
 pub use self::dirs::PosixDir;
 pub use self::open::PosixFile;
+pub(crate) use self::xattrs::{
+    Named, meaning as xattr_meaning, named_in_record, set_entry, take_entry,
+};
 use super::Brick;
 use super::disk::Disk;
 use super::osdisk::OsDisk;

@@ -39,7 +39,7 @@ const MAX_USER_METADATA_LEN_BYTES: usize = 2_048;
 const MAX_HEADER_LEN_BYTES: usize = 2_048;
 
 /// What a name of an xattr means.
-enum Named<'a> {
+pub(crate) enum Named<'a> {
     /// An attribute of the file itself.
     Own,
     /// The record.
@@ -52,7 +52,7 @@ enum Named<'a> {
     Nothing,
 }
 
-fn meaning(name: &OsStr) -> Named<'_> {
+pub(crate) fn meaning(name: &OsStr) -> Named<'_> {
     if name.as_bytes() == XATTR_NAME.as_bytes() {
         return Named::Record;
     }
@@ -91,14 +91,37 @@ fn map_of<'a>(attrs: &'a mut Attributes, named: &Named<'_>) -> &'a mut BTreeMap<
     }
 }
 
+/// Takes one entry away from an object's attributes; none where it is not there.
+pub(crate) fn take_entry(attrs: &mut Attributes, named: &Named<'_>) -> Option<String> {
+    match named {
+        Named::Meta(name) | Named::Header(name) => map_of(attrs, named).remove(*name),
+        Named::Own | Named::Record | Named::Nothing => None,
+    }
+}
+
+/// The names of an object's attributes that are shown as xattrs.
+pub(crate) fn named_in_record(attrs: Attributes) -> Vec<OsString> {
+    let Attributes { system, user, .. } = attrs;
+    let headers = system.into_keys();
+    let headers = headers.filter(|key| HEADERS.contains(&key.as_str()));
+    let meta = user.into_keys().filter(|key| is_header_name(key));
+    headers
+        .map(|key| format!("{S3_PREFIX}{key}").into())
+        .chain(meta.map(|key| format!("{S3_PREFIX}{META_PREFIX}{key}").into()))
+        .collect()
+}
+
 /// Sets one entry of an object's attributes. Errors: EEXIST, ENODATA, EINVAL, E2BIG, ENOSPC.
-fn set_entry(
+pub(crate) fn set_entry(
     attrs: &mut Attributes,
     named: &Named<'_>,
-    name: &str,
     value: &[u8],
     mode: XattrMode,
 ) -> FileResult<()> {
+    let (Named::Meta(name) | Named::Header(name)) = named else {
+        return Err(Errno::INVAL);
+    };
+    let name = *name;
     let value = header_value(value)?;
     if value.len() > MAX_HEADER_LEN_BYTES {
         return Err(Errno::TOOBIG);
@@ -130,15 +153,15 @@ impl Inner<OsDisk> {
             return xattr_of_open(file.fd(), name);
         }
         let held = self.hold_target(target)?;
-        let key = match &named {
+        match &named {
             Named::Own => return xattr(held.fd(), name),
             Named::Record | Named::Nothing => return Err(Errno::NODATA),
-            Named::Meta(key) | Named::Header(key) => *key,
-        };
+            Named::Meta(_) | Named::Header(_) => {}
+        }
         let mut attrs = self
             .record_held(&held)?
             .map_or_else(Attributes::default, |(_, record)| record.attrs);
-        let value = map_of(&mut attrs, &named).remove(key);
+        let value = take_entry(&mut attrs, &named);
         value.map(String::into_bytes).ok_or(Errno::NODATA)
     }
 
@@ -151,13 +174,7 @@ impl Inner<OsDisk> {
         };
         names.retain(|name| matches!(meaning(name), Named::Own));
         if let Some((_, record)) = self.record_held(&held)? {
-            let Attributes { system, user, .. } = record.attrs;
-            let headers = system
-                .into_keys()
-                .filter(|key| HEADERS.contains(&key.as_str()));
-            names.extend(headers.map(|key| format!("{S3_PREFIX}{key}").into()));
-            let meta = user.into_keys().filter(|key| is_header_name(key));
-            names.extend(meta.map(|key| format!("{S3_PREFIX}{META_PREFIX}{key}").into()));
+            names.extend(named_in_record(record.attrs));
         }
         Ok(names)
     }
@@ -175,8 +192,8 @@ impl Inner<OsDisk> {
             Named::Own => self.keeping_digests(&held, |_| set_xattr(held.fd(), name, value, mode)),
             Named::Record => Err(Errno::PERM),
             Named::Nothing => Err(Errno::INVAL),
-            Named::Meta(key) | Named::Header(key) => {
-                self.change_attrs(&held, |attrs| set_entry(attrs, &named, key, value, mode))
+            Named::Meta(_) | Named::Header(_) => {
+                self.change_attrs(&held, |attrs| set_entry(attrs, &named, value, mode))
             }
         }
     }
@@ -192,8 +209,8 @@ impl Inner<OsDisk> {
             Named::Own => self.keeping_digests(&held, |_| take_xattr(held.fd(), name)),
             Named::Record => Err(Errno::PERM),
             Named::Nothing => Err(Errno::NODATA),
-            Named::Meta(key) | Named::Header(key) => {
-                self.change_attrs(&held, |attrs| match map_of(attrs, &named).remove(*key) {
+            Named::Meta(_) | Named::Header(_) => {
+                self.change_attrs(&held, |attrs| match take_entry(attrs, &named) {
                     Some(_) => Ok(()),
                     None => Err(Errno::NODATA),
                 })

@@ -89,6 +89,7 @@ fn record_of(bricks: &super::Crashing, key: &str, earlier: u64) -> Record<Kept> 
                 record: looked.record,
                 owner: FileOwner::default(),
                 posix: None,
+                moved_from: None,
             }),
             upload: None,
         }))),

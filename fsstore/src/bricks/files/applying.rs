@@ -153,9 +153,10 @@ impl<D: Disk> ApplyingFile<'_, D> {
                 of,
                 md5,
                 crc64nvme,
+                shown,
             } => {
                 let which = (self.which(*ident), stamp_in(*of));
-                inner.digests_now(turn, at, which, (*md5, *crc64nvme))
+                inner.digests_now(turn, at, which, (*md5, *crc64nvme, *shown))
             }
             FileChange::MakeDir { .. } | FileChange::RemoveDir => {
                 Err(StoreError::Corrupt("a directory's change of a file".into()))

@@ -100,6 +100,8 @@ pub enum FileChange {
         md5: [u8; 16],
         /// CRC-64/NVME.
         crc64nvme: u64,
+        /// The value of the provisional tag that was shown for these bytes.
+        shown: u64,
     },
     /// A directory is made, or is this one. For a name of a directory alone.
     MakeDir {

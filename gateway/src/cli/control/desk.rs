@@ -1,24 +1,18 @@
 //! Commands about a volume of several bricks, and who answers them: the server that has it.
 
 use std::io::{Error, ErrorKind, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Ask, Hello, HostKind, VERSION, Welcome, begin, check_peer, connect, hear_next, listen,
-    other_version, say,
+    Ask, Hello, HostKind, VERSION, Welcome, begin, connect, hear_next, other_version, say,
 };
 use crate::cli::CommandError;
 use crate::cli::layout::Layout;
 
-/// Most commands at once.
-const MAX_TALKS: usize = 64;
 /// Longest answer, in bytes: what 64 bricks keep aside, named, is shorter.
 const MAX_ANSWER_LEN_BYTES: u64 = 32 << 20;
 
@@ -165,63 +159,16 @@ fn welcome(stream: &UnixStream, by: HostKind, refused: Option<String>) -> Result
     say(stream, &welcome)
 }
 
-/// Listens in a server's own directory for commands, and answers them until the process ends. The
-/// caller has its lock.
-pub(crate) fn open(layout: &Layout, desk: Arc<dyn Desk>) -> Result<(), CommandError> {
-    let listener = listen(&layout.state()).map_err(|error| {
-        let shown = layout.state().display().to_string();
-        CommandError::new(format!("cannot listen for commands in {shown}: {error}"))
-    })?;
-    let thread = std::thread::Builder::new().name("commands".to_owned());
-    thread.spawn(move || accept(&listener, &desk))?;
-    Ok(())
-}
-
-fn accept(listener: &UnixListener, desk: &Arc<dyn Desk>) {
-    let talks = Arc::new(AtomicUsize::new(0));
-    loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot take a command");
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-        };
-        if talks.fetch_add(1, Ordering::Relaxed) >= MAX_TALKS {
-            talks.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!("{MAX_TALKS} commands are answered already");
-            continue;
-        }
-        let (desk, counted) = (Arc::clone(desk), Arc::clone(&talks));
-        let thread = std::thread::Builder::new().name("command".to_owned());
-        let attended = thread.spawn(move || {
-            if let Err(error) = attend(&stream, &*desk) {
-                tracing::debug!(%error, "a command went away");
-            }
-            counted.fetch_sub(1, Ordering::Relaxed);
-        });
-        if let Err(error) = attended {
-            tracing::warn!(%error, "cannot take a command");
-            talks.fetch_sub(1, Ordering::Relaxed);
-        }
+/// Answers one who asks for something of the volume.
+pub(super) fn attend(
+    mut stream: &UnixStream,
+    version: u32,
+    ask: VolumeAsk,
+    desk: &dyn Desk,
+) -> Result<(), Error> {
+    if version != VERSION {
+        return welcome(stream, HostKind::Serve, Some(other_version(version)));
     }
-}
-
-fn attend(mut stream: &UnixStream, desk: &dyn Desk) -> Result<(), Error> {
-    check_peer(stream)?;
-    let deadline = begin(stream)?;
-    let hello: Hello = hear_next(stream, deadline)?;
-    if hello.portico != VERSION {
-        return welcome(stream, HostKind::Serve, Some(other_version(hello.portico)));
-    }
-    let ask = match hello.ask {
-        Ask::Volume(ask) => ask,
-        Ask::Mount(_) => {
-            let reason = "a volume of several bricks is not served as files yet: it has S3 only";
-            return welcome(stream, HostKind::Serve, Some(reason.to_owned()));
-        }
-    };
     welcome(stream, HostKind::Serve, None)?;
     let outcome = match desk.answer(ask) {
         Ok(value) => Outcome::Done(value),
@@ -234,6 +181,7 @@ fn attend(mut stream: &UnixStream, desk: &dyn Desk) -> Result<(), Error> {
 mod tests {
     use serde_json::json;
 
+    use super::super::listen;
     use super::*;
 
     struct Echo;
@@ -254,7 +202,17 @@ mod tests {
         assert_eq!(try_ask(&layout, VolumeAsk::Status).unwrap(), None);
         let nobody = ask(&layout, VolumeAsk::Status).unwrap_err().text;
         assert!(nobody.contains("no portico serves"), "{nobody}");
-        open(&layout, Arc::new(Echo)).unwrap();
+        let listener = listen(&layout.state()).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let hello: Hello = hear_next(&stream, None).unwrap();
+                let Ask::Volume(ask) = hello.ask else {
+                    panic!("nobody asks for a mount");
+                };
+                attend(&stream, hello.portico, ask, &Echo).unwrap();
+            }
+        });
         let add = VolumeAsk::Add {
             dir: "/disk9".into(),
         };

@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat, major, minor};
 use rustix::net::sockopt;
 
+use super::desk::Desk;
 use super::{
     Ask, Hello, HostKind, PATIENCE, Reply, VERSION, Welcome, Wish, Word, begin, check_peer, desk,
     hear_next, listen, other_version, receive_descriptor, say, send_descriptor,
@@ -52,6 +53,8 @@ impl<V> Clone for Host<V> {
 
 struct Inner<V> {
     kind: HostKind,
+    /// Who answers for a volume of several bricks.
+    desk: Option<Arc<dyn Desk>>,
     volume: Arc<V>,
     sessions: Sessions<V>,
     shared: SharedTree<V>,
@@ -96,11 +99,13 @@ impl<V> Inner<V> {
 }
 
 impl<V: Files> Host<V> {
-    /// Listens in the tree's state directory. The caller has the tree's lock.
+    /// Listens in the tree's state directory, for mounts and for commands about the volume, which
+    /// `desk` answers where it is on several bricks. The caller has the tree's lock.
     pub(crate) fn open(
         layout: &Layout,
         volume: Arc<V>,
         kind: HostKind,
+        desk: Option<Arc<dyn Desk>>,
     ) -> Result<Self, CommandError> {
         let listener = listen(&layout.state()).map_err(|error| {
             let shown = layout.state().display().to_string();
@@ -111,6 +116,7 @@ impl<V: Files> Host<V> {
         let host = Self {
             inner: Arc::new(Inner {
                 kind,
+                desk,
                 shared: SharedTree::new(source, sessions.clone()),
                 sessions,
                 volume,
@@ -167,7 +173,12 @@ impl<V: Files> Host<V> {
         }
         let wish = match hello.ask {
             Ask::Mount(wish) => wish,
-            Ask::Volume(_) => return desk::refuse(stream, self.inner.kind),
+            Ask::Volume(ask) => {
+                return match &self.inner.desk {
+                    Some(desk) => desk::attend(stream, hello.portico, ask, &**desk),
+                    None => desk::refuse(stream, self.inner.kind),
+                };
+            }
         };
         let mut refused = self.refusal(hello.portico, &wish);
         let mut shared = None;

@@ -192,9 +192,16 @@ async fn serve_here(
     was_announced: bool,
     mut signals: Signals,
 ) -> Result<(), CommandError> {
+    if plan.layout.has_bricks()? {
+        let shown = plan.layout.dir().display();
+        return Err(CommandError::new(format!(
+            "no portico serves {shown}: a volume of several bricks is mounted where its server runs, \
+             so start `portico serve {shown}` first"
+        )));
+    }
     raise_descriptor_limit();
     let brick = Brick::open(brick_options(&plan.layout, &plan.config)).await?;
-    let host = Host::open(&plan.layout, Arc::new(brick.clone()), HostKind::Mount)?;
+    let host = Host::open(&plan.layout, Arc::new(brick.clone()), HostKind::Mount, None)?;
     let (sender, mut ended) = oneshot::channel();
     let mounted = tokio::task::block_in_place(|| {
         host.mount(&plan.options, &plan.wish, move || {

@@ -56,9 +56,6 @@ pub(super) fn has_bricks(config: &Config, dir: &Path) -> Result<bool, CommandErr
     if config.shared {
         return refused("`shared`");
     }
-    if !config.mount.is_empty() {
-        return refused("`mount`");
-    }
     let mut own = config.bucket.values();
     if own.any(|own| own.respect_locks || own.enforce == Enforce::Posix) {
         return refused("`respect_locks` and `enforce = \"posix\"`");

@@ -1,6 +1,6 @@
 //! The mounts of a server: its own, and those of every `portico mount` beside it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fsstore::files::Files;
@@ -8,6 +8,7 @@ use fsstore::name::BucketName;
 
 use super::run::Prepared;
 use crate::cli::CommandError;
+use crate::cli::control::desk::Desk;
 use crate::cli::control::host::{Host, name};
 use crate::cli::control::{HostKind, Wish};
 use crate::cli::mount::{default_options, mountpoint};
@@ -16,12 +17,14 @@ use crate::cli::mount::{default_options, mountpoint};
 pub(super) fn begin<V: Files>(
     prepared: &Prepared,
     volume: Arc<V>,
+    desk: Option<Arc<dyn Desk>>,
 ) -> Result<Host<V>, CommandError> {
     let layout = &prepared.layout;
-    let host = Host::open(layout, volume, HostKind::Serve)?;
+    let host = Host::open(layout, volume, HostKind::Serve, desk)?;
     for word in &prepared.config.mount {
         let (at, bucket) = place(word);
         let at = mountpoint(Path::new(at), layout).inspect_err(|_| host.leave())?;
+        refuse_within_bricks(&at, &prepared.config.brick).inspect_err(|_| host.leave())?;
         let options = default_options(layout, bucket).inspect_err(|_| host.leave())?;
         let wish = Wish {
             at: at.clone(),
@@ -35,6 +38,21 @@ pub(super) fn begin<V: Files>(
         tracing::info!(at = %at.display(), bucket, data = name(data_path), "mounted");
     }
     Ok(host)
+}
+
+/// Refuses a mountpoint within a brick, which would wait for itself, or above one.
+fn refuse_within_bricks(at: &Path, bricks: &[PathBuf]) -> Result<(), CommandError> {
+    for brick in bricks {
+        let brick = brick.canonicalize()?;
+        if at.starts_with(&brick) || brick.starts_with(at) {
+            return Err(CommandError::new(format!(
+                "cannot mount at {}: the brick {} is there",
+                at.display(),
+                brick.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// `MOUNTPOINT` or `MOUNTPOINT:BUCKET`. A path may hold colons: only what can be a bucket's name

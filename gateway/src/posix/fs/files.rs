@@ -37,6 +37,8 @@ pub struct Opened {
     pub must_see_writes: bool,
     /// Whether the bytes are as they were when it was last opened, so that pages may be kept.
     pub is_as_before: bool,
+    /// Whether its closes are to be told here.
+    pub must_flush: bool,
 }
 
 impl<V: Files, B> FileSystem<V, B> {
@@ -47,7 +49,7 @@ impl<V: Files, B> FileSystem<V, B> {
     /// Puts an open file among the handles.
     fn hold(&self, ino: u64, file: V::OpenFile, must_see_writes: bool) -> Opened {
         let number = self.files.number();
-        let is_writable = file.is_writable();
+        let (is_writable, must_flush) = (file.is_writable(), file.must_flush());
         let open = Arc::new(OpenHandle {
             ino,
             file,
@@ -60,6 +62,7 @@ impl<V: Files, B> FileSystem<V, B> {
             must_forget_attr,
             must_see_writes,
             is_as_before: false,
+            must_flush,
         }
     }
 
@@ -188,6 +191,11 @@ impl<V: Files, B> FileSystem<V, B> {
             self.written_by(uid, &open.file)?;
         }
         Ok(len_bytes)
+    }
+
+    /// A close: tells what became of writes that were answered early.
+    pub fn flush(&self, number: u64) -> FileResult<()> {
+        self.file(number)?.file.flush()
     }
 
     /// Gives a handle back.

@@ -29,13 +29,13 @@ fn passing(opened: Opened) -> FopenFlags {
 
 /// A handle by which the kernel asks, and keeps pages of what nobody else has changed.
 fn ordinary(opened: Opened) -> FopenFlags {
-    let mut flags = FopenFlags::FOPEN_NOFLUSH;
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !opened.must_flush);
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.is_as_before);
     flags
 }
 
-/// Longest copy in one request, in bytes: the answer has 32 bits for it, and a thread is busy
-/// with it.
+/// Longest copy in one request, in bytes: the answer has 32 bits for it, and a thread does it.
 const MAX_COPY_LEN_BYTES: u64 = 64 << 20;
 
 thread_local! {
@@ -313,9 +313,9 @@ impl<V: Files> Filesystem for Adapter<V> {
         }
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // The kernel asks once and then no more: nothing waits for a close.
-        reply.error(fuser::Errno::ENOSYS);
+    fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // Asked only of handles that were opened so.
+        reply_empty(self.guarded("flush", || self.fs.flush(handle.0)), reply);
     }
 
     fn release(
