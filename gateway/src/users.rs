@@ -3,6 +3,7 @@
 //! A [`Directory`] is immutable; [`UserStore`] keeps the current one and puts another in its
 //! place when users change. Secrets never show in `Debug` output: see [`Secret`].
 
+mod claim;
 mod file;
 mod store;
 

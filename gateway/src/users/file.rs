@@ -1,11 +1,11 @@
 //! The users file, `DIR/.portico/users.toml`: its form, and how it is replaced.
 //!
-//! Invariant: readable by its owner only, and always whole. Write order: 1. write a staging file
-//! beside it, 2. sync it, 3. rename it over, 4. sync the directory. Blocking I/O: start, SIGHUP
-//! and commands only.
+//! Invariant: readable by its owner only, and always whole. Write order: 1. write a file in the
+//! claim ([`super::claim`]), 2. sync it, 3. rename it over, 4. sync the directory. Blocking I/O:
+//! start, SIGHUP and commands only.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,15 +13,19 @@ use std::time::Duration;
 
 use fsstore::object::Timestamp;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::claim::FileClaim;
 use super::{AccessKey, DEFAULT_ACCOUNT, Entry, Origin, Secret, Umask, User, UserError};
 
 /// Version of the form; another one is refused, not guessed at.
 const FORMAT: u32 = 1;
+const NAME: &str = "users.toml";
 /// Largest users file read, in bytes.
 const MAX_FILE_LEN_BYTES: u64 = 256 << 20;
 /// How often, and after how long each time, a held lock is tried again (10 s in all).
+
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -143,12 +147,16 @@ pub(super) struct Stamp {
 pub(super) struct UsersFile {
     path: PathBuf,
     lock_path: PathBuf,
-    staging_path: PathBuf,
     directory: PathBuf,
 }
 
 /// The right to replace the file; other commands wait until it is dropped.
-pub(super) struct Lock(#[expect(dead_code, reason = "held open: closing it unlocks")] File);
+pub(super) struct Lock {
+    claim: FileClaim,
+    /// Commands of one host wait for each other here; where the file system locks for all hosts,
+    /// those of all. Closing it unlocks.
+    _file: File,
+}
 
 impl UsersFile {
     /// The file of a store's directory. Makes `DIR/.portico` where it is missing.
@@ -160,9 +168,8 @@ impl UsersFile {
             .create(&directory)
             .map_err(|e| io_error("create", &directory, e))?;
         Ok(Self {
-            path: directory.join("users.toml"),
+            path: directory.join(NAME),
             lock_path: directory.join("users.lock"),
-            staging_path: directory.join("users.toml.new"),
             directory,
         })
     }
@@ -231,52 +238,42 @@ impl UsersFile {
             .map_err(|e| io_error("open", &self.lock_path, e))?;
         for _ in 0..LOCK_TRIES {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Lock(file)),
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
-                Err(rustix::io::Errno::INTR) => {}
+                Ok(()) => return self.claim(file),
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+                Err(Errno::INTR) => {}
+                // The file system has no locks: the claim needs none.
+                Err(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP) => return self.claim(file),
                 Err(e) => return Err(io_error("lock", &self.lock_path, e.into())),
             }
         }
         Err(UserError::Locked(self.path.display().to_string()))
     }
 
-    /// Replaces the file, durably. Errors: Io: then the old file stands.
-    pub(super) fn write(&self, _lock: &Lock, entries: &[Entry]) -> Result<(), UserError> {
+    fn claim(&self, file: File) -> Result<Lock, UserError> {
+        match FileClaim::take(&self.directory) {
+            Ok(claim) => Ok(Lock { claim, _file: file }),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                Err(UserError::Locked(self.path.display().to_string()))
+            }
+            Err(e) => Err(io_error("claim", &self.path, e)),
+        }
+    }
+
+    /// Replaces the file, durably. Errors: Locked where another command took this one for dead;
+    /// Io: then the old file stands.
+    pub(super) fn write(&self, lock: &Lock, entries: &[Entry]) -> Result<(), UserError> {
         let form = Form {
             format: FORMAT,
             users: entries.iter().map(UserForm::from).collect(),
         };
         let text = toml::to_string(&form).map_err(|e| self.unreadable(&e.to_string()))?;
-        match std::fs::remove_file(&self.staging_path) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(io_error("remove", &self.staging_path, e)),
+        match lock.claim.replace(NAME, text.as_bytes()) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(UserError::Locked(self.path.display().to_string()))
+            }
+            other => other.map_err(|e| io_error("replace", &self.path, e)),
         }
-        self.stage(text.as_bytes())
-            .map_err(|e| io_error("write", &self.staging_path, e))?;
-        replace(&self.staging_path, &self.path).map_err(|e| io_error("replace", &self.path, e))?;
-        File::open(&self.directory)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|e| io_error("sync", &self.directory, e))
     }
-
-    fn stage(&self, bytes: &[u8]) -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&self.staging_path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the users file is no object: it is replaced here and nowhere else"
-)]
-fn replace(staging: &Path, target: &Path) -> std::io::Result<()> {
-    std::fs::rename(staging, target)
 }
 
 fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> UserError {
