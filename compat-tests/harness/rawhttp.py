@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import hmac
+import os
 import socket
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -11,7 +12,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
-READ_S = 20
+# Longer where a machine has other work: a file system that stands still is not stale.
+READ_S = float(os.environ.get("PORTICO_COMPAT_READ_S", "20"))
 
 
 class Answer:
