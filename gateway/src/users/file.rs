@@ -25,7 +25,6 @@ const NAME: &str = "users.toml";
 /// Largest users file read, in bytes.
 const MAX_FILE_LEN_BYTES: u64 = 256 << 20;
 /// How often, and after how long each time, a held lock is tried again (10 s in all).
-
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
