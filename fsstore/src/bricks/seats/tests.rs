@@ -221,6 +221,24 @@ fn seats_that_are_slow_count_however_late_they_answer() {
 }
 
 #[test]
+fn bricks_that_went_away_end_a_wait_for_seats_by_coming_back() {
+    let scene = scene(3);
+    for paper in &scene.papers[1..] {
+        paper.fails.store(true, Ordering::SeqCst);
+    }
+    let told = scene.begin(|plan| plan.is_rebalance_paused = true);
+    let stuck = (0..2).map(|_| scene.failures.recv_timeout(LONG).unwrap());
+    assert!(stuck.into_iter().any(|failure| failure.is_stuck));
+    // Its disk is another's by now: the old seat will never be written again.
+    scene.seats.leave(uuid(2));
+    let back = Paper::default();
+    scene.seats.join(back.chair(uuid(2), None));
+    assert!(told.recv_timeout(LONG).unwrap().is_rebalance_paused);
+    assert!(back.last().unwrap().ledger.config.is_rebalance_paused);
+    assert_eq!(scene.papers[2].count(), 0);
+}
+
+#[test]
 fn a_brick_more_has_a_seat_and_the_servers_own_directory_with_an_even_number() {
     let scene = scene(3);
     let paper = Paper::default();
