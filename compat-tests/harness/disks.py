@@ -45,7 +45,17 @@ class LoopDisk:
     def mount_again(self):
         """As after a power cut: with what its journal has."""
         self.unmount()
+        if self.is_held():
+            # A namespace that was made meanwhile has the mount as well: what is cut off would be mounted again.
+            copy = self.image.with_suffix(".copy")
+            subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True, timeout=60)
+            os.replace(copy, self.image)
         assert self.mount() == 0
+
+    def is_held(self):
+        """Whether somebody has the file system mounted still."""
+        words = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(self.image)]
+        return bool(subprocess.run(words, capture_output=True, timeout=60).stdout.strip())
 
     def remove(self):
         """Takes all of it away."""
