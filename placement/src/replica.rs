@@ -252,6 +252,11 @@ impl<K: Kinds> Replica<K> {
         (self.commit, self.log.last().seq)
     }
 
+    /// The record with this number, where its log still has it.
+    pub fn record(&self, seq: u64) -> Option<&Arc<Record<K>>> {
+        self.log.get(seq)
+    }
+
     /// True where its tree is whole, as far as it knows.
     pub fn is_complete(&self) -> bool {
         self.is_complete

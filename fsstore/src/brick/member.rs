@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::attrs::{DigestState, Record, Stamp};
 use super::commit::{Terms, Turn};
@@ -51,6 +52,11 @@ impl<D: Disk> Brick<D> {
 impl<D: Disk> Inner<D> {
     pub(crate) fn disk(&self) -> &Arc<D> {
         &self.tree.disk
+    }
+
+    /// How long the disk may take for what it is given.
+    pub(crate) fn hangs_after(&self) -> Duration {
+        self.options.hangs_after
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -117,6 +117,9 @@ impl HashPolicy {
     }
 }
 
+/// How long a disk of a volume of several may take for what it is given.
+const HANGS_AFTER: Duration = Duration::from_secs(30);
+
 /// How a brick is opened.
 #[derive(Debug, Clone)]
 pub struct BrickOptions {
@@ -143,6 +146,8 @@ pub struct BrickOptions {
     /// Whether the brick is a member of a volume that logs changes before it makes them: what it
     /// changes is synced now and then, not before each answer.
     pub member: bool,
+    /// For so long a disk may take for what it is given, as a member; one that takes longer hangs.
+    pub hangs_after: Duration,
 }
 
 impl BrickOptions {
@@ -159,6 +164,7 @@ impl BrickOptions {
             clock: Clock::system(),
             boot: BootId::of_host(),
             member: false,
+            hangs_after: HANGS_AFTER,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use placement::group::Grouping;
 use placement::layout::BrickId;
 use placement::replica::{BrickSet, GroupConfig, Life};
+use tokio::task::JoinSet;
 
 use super::ledger::{Ledger, MemoryLedger};
 use super::serving::{Bricks, Present, Setup};
@@ -61,6 +62,26 @@ pub(super) async fn start(disks: &[Arc<CrashDisk>], ledger: &MemoryLedger, term:
     start_doubting(disks, ledger, term, None).await
 }
 
+/// How a volume is started.
+pub(super) struct Way {
+    /// Nothing counts on this one.
+    pub doubted: Option<u32>,
+    /// Which bricks each group is wanted on.
+    pub wanted: BrickSet,
+    /// When a disk is taken for one that hangs.
+    pub hangs_after: Duration,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self {
+            doubted: None,
+            wanted: both(),
+            hangs_after: Duration::from_secs(120),
+        }
+    }
+}
+
 /// As [`start`]; nothing counts on one of them.
 pub(super) async fn start_doubting(
     disks: &[Arc<CrashDisk>],
@@ -68,36 +89,30 @@ pub(super) async fn start_doubting(
     term: u64,
     doubted: Option<u32>,
 ) -> Crashing {
-    let disks: Vec<(u32, &Arc<CrashDisk>)> = (0..).zip(disks).collect();
-    start_these(&disks, ledger, term, doubted).await
+    let way = Way {
+        doubted,
+        ..Way::default()
+    };
+    start_as(disks, ledger, term, way).await
 }
 
-/// As [`start_doubting`]; each group is wanted on these of its bricks.
-pub(super) async fn start_wanting(
+/// As [`start`].
+pub(super) async fn start_as(
     disks: &[Arc<CrashDisk>],
     ledger: &MemoryLedger,
     term: u64,
-    (doubted, wanted): (Option<u32>, BrickSet),
+    way: Way,
 ) -> Crashing {
     let disks: Vec<(u32, &Arc<CrashDisk>)> = (0..).zip(disks).collect();
-    start_setup(&disks, ledger, term, (doubted, wanted)).await
+    start_these(&disks, ledger, term, way).await
 }
 
-/// As [`start_doubting`], of these of its bricks.
+/// As [`start_as`], of these of its bricks.
 pub(super) async fn start_these(
     disks: &[(u32, &Arc<CrashDisk>)],
     ledger: &MemoryLedger,
     term: u64,
-    doubted: Option<u32>,
-) -> Crashing {
-    start_setup(disks, ledger, term, (doubted, both())).await
-}
-
-async fn start_setup(
-    disks: &[(u32, &Arc<CrashDisk>)],
-    ledger: &MemoryLedger,
-    term: u64,
-    (doubted, wanted): (Option<u32>, BrickSet),
+    way: Way,
 ) -> Crashing {
     let mut bricks = Vec::new();
     for (id, disk) in disks {
@@ -105,6 +120,7 @@ async fn start_setup(
             scan_interval: Duration::from_secs(3_600),
             boot: BootId::new(&disk.world().boot()),
             member: true,
+            hangs_after: way.hangs_after,
             ..BrickOptions::new("/")
         };
         let index = tempfile::tempdir().unwrap();
@@ -117,7 +133,7 @@ async fn start_setup(
         bricks.push(Present {
             id: BrickId(*id),
             brick: opened.unwrap(),
-            is_doubted: doubted == Some(*id),
+            is_doubted: way.doubted == Some(*id),
         });
     }
     let setup = Setup {
@@ -125,7 +141,7 @@ async fn start_setup(
         grouping: Grouping::new((1, 2), 1).unwrap(),
         replicas: 2,
         term,
-        wanted: ledger.groups().iter().map(|_| wanted).collect(),
+        wanted: ledger.groups().iter().map(|_| way.wanted).collect(),
     };
     Bricks::start(setup, Arc::new(ledger.clone()))
         .await
@@ -246,6 +262,8 @@ pub(super) fn copies(bricks: &Crashing, key: &str) -> Vec<Option<(Vec<u8>, i64, 
         let file = looked.found.file.unwrap();
         let bytes = file.read_at(0, 1 << 20).unwrap();
         let mut record = looked.record;
+        // Of the way to the time that it has.
+        record.mtime_before_ns = None;
         if let Some(state) = &mut record.state {
             state.ino = 0;
         }
@@ -278,7 +296,12 @@ async fn play(worlds: &[World; 2], kept: &MemoryLedger, op: Op, cuts: [u64; 2], 
     for (disk, cut) in disks.iter().zip(cuts) {
         disk.cut_after(cut);
     }
-    let answer = tokio::time::timeout(NO_ANSWER, op.run(&bricks)).await;
+    // With one disk that is well there is an answer, however long it takes.
+    let patience = match cuts.contains(&FOREVER) {
+        true => Duration::from_secs(60),
+        false => NO_ANSWER,
+    };
+    let answer = tokio::time::timeout(patience, op.run(&bricks)).await;
     let context = format!("{op:?} cut after {cuts:?}: {answer:?}");
     if cuts.contains(&FOREVER) {
         // One disk is well: nobody notices.
@@ -288,8 +311,18 @@ async fn play(worlds: &[World; 2], kept: &MemoryLedger, op: Op, cuts: [u64; 2], 
     let mut random = Random(seed);
     let left = disks.map(|disk| disk.world().after_power_cut(&mut random));
     let _ = tokio::time::timeout(NO_ANSWER, bricks.close()).await;
-    let disks = left.map(disk);
-    let bricks = start(&disks, &ledger, 3).await;
+    let mut disks = left.map(disk);
+    let alone = seed as usize / 2 % 2;
+    let is_in = |config: &GroupConfig| config.in_sync.contains(BrickId(alone as u32));
+    if seed % 2 == 1 && ledger.groups().iter().all(is_in) {
+        // One of them has to do alone for a moment, with what it had of the last change.
+        let one = [(alone as u32, &disks[alone])];
+        let bricks = start_these(&one, &ledger, 3, Way::default()).await;
+        state(&bricks, op.key()).await;
+        bricks.close().await.unwrap();
+        disks = disks.map(|old| disk(old.world().after_kill()));
+    }
+    let bricks = start(&disks, &ledger, 4).await;
     let found = state(&bricks, op.key()).await;
     let (before, after) = op.states();
     let may_be_old = !matches!(answer, Ok(Ok(())));
@@ -332,6 +365,8 @@ async fn changes(worlds: &[World; 2], kept: &MemoryLedger, op: Op) -> u64 {
     (after[0] - before[0]).max(after[1] - before[1])
 }
 
+/// Scenes that are played at once.
+const SCENES_AT_ONCE: usize = 6;
 /// Scenes of an operation that are played with every run of the tests.
 const SCENES: u64 = 7;
 
@@ -345,8 +380,18 @@ async fn play_some(op: Op, scenes: u64) {
     // A step that has no divisor with three meets all kinds of cuts.
     let step = (all.len() as u64 / scenes).max(1);
     let step = step + u64::from(step > 1 && step.is_multiple_of(3));
-    for cuts in all.iter().skip(op as usize % 3).step_by(step as usize) {
-        play(&worlds, &ledger, op, *cuts, cuts[0].min(cuts[1])).await;
+    // Most of a scene's time is waiting.
+    let mut playing = JoinSet::new();
+    for cuts in all.into_iter().skip(op as usize % 3).step_by(step as usize) {
+        let (worlds, ledger) = (worlds.clone(), MemoryLedger::new(ledger.groups()));
+        let seed = cuts[0].min(cuts[1]);
+        playing.spawn(async move { play(&worlds, &ledger, op, cuts, seed).await });
+        if playing.len() >= SCENES_AT_ONCE {
+            playing.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(played) = playing.join_next().await {
+        played.unwrap();
     }
 }
 
@@ -361,6 +406,79 @@ async fn operations_survive_a_cut_at_every_call() {
     for op in [Op::Put, Op::Overwrite, Op::Delete, Op::Tag, Op::PutAndTag] {
         play_some(op, u64::MAX).await;
     }
+    heal_some(u64::MAX).await;
+}
+
+/// A brick that is filled, cut after so many changes; then the end, and what is left.
+async fn play_heal(worlds: &[World; 2], kept: &MemoryLedger, cuts: [u64; 2]) {
+    let ledger = MemoryLedger::new(kept.groups());
+    let disks = worlds.clone().map(disk);
+    let context = format!("healing cut after {cuts:?}");
+    let bricks = start_doubting(&disks, &ledger, 3, Some(1)).await;
+    for (disk, cut) in disks.iter().zip(cuts) {
+        disk.cut_after(cut);
+    }
+    let begun = Instant::now();
+    while bricks.failed().is_empty() && begun.elapsed() < 3 * NO_ANSWER {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut random = Random(cuts[1]);
+    let left = disks.map(|disk| disk.world().after_power_cut(&mut random));
+    let _ = tokio::time::timeout(NO_ANSWER, bricks.close()).await;
+    let disks = left.map(disk);
+    let bricks = start(&disks, &ledger, 4).await;
+    wait_for_both(&ledger, &context).await;
+    let begun = Instant::now();
+    for key in ["dir/old", "dir/tagged", "dir/k0", "dir/k7"] {
+        while copies(&bricks, key)[0] != copies(&bricks, key)[1] {
+            let is_late = begun.elapsed() > Duration::from_secs(30);
+            assert!(!is_late, "{context}: {key}: {:?}", copies(&bricks, key));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(state(&bricks, key).await.is_some(), "{context}: {key}");
+    }
+    bricks.close().await.unwrap();
+}
+
+/// Cuts a brick that is filled at so many of its calls, alone or with its source.
+async fn heal_some(scenes: u64) {
+    let (worlds, ledger) = prepared().await;
+    let [first, _] = worlds.map(disk);
+    let bricks = start(&[Arc::clone(&first)], &ledger, 2).await;
+    for n in 0..8 {
+        put(&bricks, &format!("dir/k{n}"), "body").await.unwrap();
+    }
+    put(&bricks, "dir/tagged", "body").await.unwrap();
+    tag(&bricks, "dir/tagged").await.unwrap();
+    bricks.close().await.unwrap();
+    let worlds = [first.world().after_kill(), World::new()];
+    let filled = worlds.clone().map(disk);
+    let whole = MemoryLedger::new(ledger.groups());
+    let bricks = start_doubting(&filled, &whole, 3, Some(1)).await;
+    let before = filled[1].counts().0;
+    wait_for_both(&whole, "filled").await;
+    let last = filled[1].counts().0 - before;
+    bricks.close().await.unwrap();
+    assert!(last > 20, "{last}");
+    let step = (last / scenes).max(1);
+    let mut playing = JoinSet::new();
+    for cut in (0..=last).step_by(step as usize) {
+        for cuts in [[FOREVER, cut], [cut, cut]] {
+            let (worlds, ledger) = (worlds.clone(), MemoryLedger::new(ledger.groups()));
+            playing.spawn(async move { play_heal(&worlds, &ledger, cuts).await });
+            if playing.len() >= SCENES_AT_ONCE {
+                playing.join_next().await.unwrap().unwrap();
+            }
+        }
+    }
+    while let Some(played) = playing.join_next().await {
+        played.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brick_that_is_filled_survives_cuts() {
+    heal_some(SCENES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

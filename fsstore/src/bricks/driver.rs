@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use placement::group::GroupId;
 use placement::layout::BrickId;
 use placement::replica::{
-    Action, BrickSet, Event, GroupConfig, Life, OpId, Replica, Session, Stored, Terms, Time,
+    Action, BrickSet, Event, GroupConfig, Life, OpId, Record, Replica, Session, Stored, Terms, Time,
 };
 
 use super::healing::Touched;
@@ -35,6 +35,7 @@ mod input;
 mod logging;
 mod members;
 mod requests;
+mod watching;
 
 use handing::Handing;
 pub use input::{Ask, Decide, Decision, Input, Mark};
@@ -71,6 +72,13 @@ pub(super) struct Seat<D: Disk> {
     changes: usize,
     checkpointed: Instant,
     is_checkpointing: bool,
+    /// A sync of its tree failed: no later one says that what came before is durable.
+    is_poisoned: bool,
+    /// Jobs that its logging thread has not done, and since when.
+    jobs_left: usize,
+    jobs_since: Instant,
+    /// When it was last said that it hangs and stays.
+    hung_told: Option<Instant>,
     /// Learners' trees that are to be synced and marked whole; whether some are being.
     settling: Vec<(Mark, Session)>,
     is_settling: bool,
@@ -92,6 +100,10 @@ impl<D: Disk> Seat<D> {
             changes: 0,
             checkpointed: Instant::now(),
             is_checkpointing: false,
+            is_poisoned: false,
+            jobs_left: 0,
+            jobs_since: Instant::now(),
+            hung_told: None,
             settling: Vec::new(),
             is_settling: false,
         }
@@ -111,6 +123,8 @@ struct Copy {
     old: u64,
     /// Published up to here.
     applied: u64,
+    /// Records on their way into the tree: since when, and whether they are over.
+    applying: VecDeque<(u64, Instant, bool)>,
     /// In sync, but not read before it has published up to here.
     readable_from: u64,
     /// What is to be logged, while bytes of the first are fetched.
@@ -138,6 +152,9 @@ struct Group {
     done: Vec<(u64, OpId)>,
     /// What could not be published, and where.
     failures: Vec<(u64, usize, StoreError)>,
+    /// What could not be published anywhere: each copy makes it as soon as it can.
+    unmade: Vec<Arc<Record<Kept>>>,
+    tried: Instant,
     /// Wait for a primary.
     parked: Vec<OpId>,
 }
@@ -217,6 +234,8 @@ impl<D: Disk> Driver<D> {
                 copies: Vec::new(),
                 done: Vec::new(),
                 failures: Vec::new(),
+                unmade: Vec::new(),
+                tried: Instant::now(),
                 parked: Vec::new(),
             });
             for (seat, lists) in stored.iter_mut().enumerate() {
@@ -281,6 +300,7 @@ impl<D: Disk> Driver<D> {
             replica,
             old,
             applied,
+            applying: VecDeque::new(),
             readable_from: old,
             unlogged: VecDeque::new(),
             is_fetching: false,
@@ -365,6 +385,20 @@ impl<D: Disk> Driver<D> {
                 seq,
                 result,
             } => self.applied((brick, life), group, seq, result),
+            Input::Remade {
+                brick,
+                life,
+                group,
+                seq,
+                result,
+            } => self.remade((brick, life), group, seq, result),
+            Input::Again {
+                brick,
+                group,
+                stored,
+            } => self.again(brick, group, stored),
+            Input::Full { brick, error } => self.full(brick, &error),
+            Input::Hung { brick } => self.hung(brick),
             Input::Ready {
                 brick,
                 group,
@@ -494,6 +528,7 @@ impl<D: Disk> Driver<D> {
                 copy.rebased = Arc::default();
                 copy.touched = Touched::default();
                 copy.applied = base.seq;
+                copy.applying.clear();
                 copy.old = u64::MAX;
                 let life = copy.life;
                 // What was to be logged before is of the log that is over.
@@ -558,7 +593,9 @@ impl<D: Disk> Driver<D> {
                 self.inbox.push_back((g, seat, Event::Tick));
             }
         }
+        self.watch();
         self.begin_again();
+        self.make_again();
         self.hand_on();
         self.drain();
         self.give_up_late();

@@ -3,9 +3,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use bytes::Bytes;
 
+use super::driver::Input;
 use super::member::Member;
 use super::shared::is_fault;
 use crate::brick::disk::{Disk, DiskFile};
@@ -48,6 +50,7 @@ enum State {
 /// See the module.
 pub struct Fan<D: Disk> {
     outlets: Vec<Outlet<D>>,
+    told: Sender<Input<D>>,
     lost: Vec<(Arc<Member<D>>, StoreError)>,
     options: StageOptions,
     len_bytes: u64,
@@ -72,7 +75,11 @@ fn nobody_left() -> StoreError {
 
 impl<D: Disk> Fan<D> {
     /// One with nothing in it. Errors: TooLarge, NoSpace.
-    pub async fn new(members: Vec<Arc<Member<D>>>, options: StageOptions) -> Result<Self> {
+    pub async fn new(
+        members: Vec<Arc<Member<D>>>,
+        told: Sender<Input<D>>,
+        options: StageOptions,
+    ) -> Result<Self> {
         if options.len_bytes.is_some_and(|len| len > MAX_PUT_LEN_BYTES) {
             return Err(StoreError::TooLarge {
                 max_bytes: MAX_PUT_LEN_BYTES,
@@ -92,6 +99,7 @@ impl<D: Disk> Fan<D> {
         let outlet = |member| Outlet { member, lane: None };
         Ok(Self {
             outlets: members.into_iter().map(outlet).collect(),
+            told,
             lost: Vec::new(),
             options,
             len_bytes: 0,
@@ -150,8 +158,12 @@ impl<D: Disk> Fan<D> {
         }
         let mut at = 0;
         while at < self.outlets.len() {
-            let pushed = match &mut self.outlets[at].lane {
-                Some(lane) => lane.push(Arc::clone(&block)).await,
+            let outlet = &mut self.outlets[at];
+            let pushed = match &mut outlet.lane {
+                Some(lane) => {
+                    let pushed = lane.push(Arc::clone(&block));
+                    outlet.member.patiently(&self.told, pushed).await
+                }
                 None => Ok(()),
             };
             match pushed {
@@ -207,14 +219,14 @@ impl<D: Disk> Fan<D> {
         }
         match self.state {
             State::Small => {
-                off_thread(move || {
-                    take_small(
-                        self.outlets,
-                        self.lost,
-                        &self.block.take(),
-                        self.options.digests,
-                    )
-                })
+                let block = self.block.take();
+                take_small(
+                    self.outlets,
+                    &self.told,
+                    self.lost,
+                    block,
+                    self.options.digests,
+                )
                 .await
             }
             State::Lanes { digest, sha } => {
@@ -224,10 +236,10 @@ impl<D: Disk> Fan<D> {
                 };
                 let digests = digest.finish().await?.finish(sha);
                 let written = self.outlets.into_iter().map(|outlet| {
-                    let Outlet { member, lane } = outlet;
+                    let (Outlet { member, lane }, told) = (outlet, self.told.clone());
                     tokio::spawn(async move {
                         let result = match lane {
-                            Some(lane) => end_lane(lane).await,
+                            Some(lane) => member.patiently(&told, end_lane(lane)).await,
                             None => Err(nobody_left()),
                         };
                         (member, result)
@@ -274,23 +286,33 @@ async fn end_lane<D: Disk>(lane: Lane<Writer<D>>) -> Result<Arc<D::File>> {
     .await
 }
 
-fn take_small<D: Disk>(
+async fn take_small<D: Disk>(
     outlets: Vec<Outlet<D>>,
+    told: &Sender<Input<D>>,
     mut lost: Vec<(Arc<Member<D>>, StoreError)>,
-    block: &[Bytes],
+    block: Vec<Bytes>,
     wanted: DigestSet,
 ) -> Result<FanTaken<D>> {
+    let block = Arc::new(block);
+    // Each on a thread of its own: one that hangs keeps no other.
+    let mut writing = Vec::with_capacity(outlets.len());
+    for Outlet { member, .. } in outlets {
+        let (to, bytes) = (Arc::clone(&member), Arc::clone(&block));
+        let written = tokio::task::spawn_blocking(move || write_small(&to, &bytes));
+        writing.push((member, written));
+    }
     let mut digester = Digester::new(wanted);
     let mut sha = ShaDigester::new(wanted).unwrap_or_default();
-    for piece in block {
+    for piece in &*block {
         digester.update(piece);
         sha.update(piece);
     }
-    let mut files = Vec::with_capacity(outlets.len());
-    for outlet in outlets {
-        match write_small(&outlet.member, block) {
-            Ok(file) => files.push((outlet.member, file)),
-            Err(error) if is_fault(&error) => lost.push((outlet.member, error)),
+    let mut files = Vec::with_capacity(writing.len());
+    for (member, written) in writing {
+        let written = async { written.await.map_err(|_| StoreError::Stopping)? };
+        match member.patiently(told, written).await {
+            Ok(file) => files.push((member, file)),
+            Err(error) if is_fault(&error) => lost.push((member, error)),
             Err(error) => return Err(error),
         }
     }

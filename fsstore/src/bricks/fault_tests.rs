@@ -18,6 +18,7 @@ use crate::object::Precondition;
 use crate::volume::Volume;
 
 mod away;
+mod full;
 mod learning;
 
 /// Longer than any request waits for a primary.

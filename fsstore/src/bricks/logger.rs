@@ -1,7 +1,7 @@
 //! A brick's logging thread: makes records and the files staged for them durable, many groups by
 //! one sync. Where the disk fails it says so, and looks now and then whether the disk is back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -14,6 +14,7 @@ use super::driver::Input;
 use super::kinds::Kept;
 use super::log::ReplicaLog;
 use super::member::{CopyError, Member};
+use super::shared::is_full;
 use crate::brick::commit::SYNC_EVERYTHING_FROM;
 use crate::brick::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
@@ -24,6 +25,8 @@ const MAX_BATCH: usize = 512;
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// The same where it failed again soon after it was back, at most.
 const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(300);
+/// Between two looks whether there is room.
+const ROOM_INTERVAL: Duration = Duration::from_millis(200);
 const PROBE_LEN_BYTES: usize = 4096;
 
 /// Something to be written down.
@@ -56,6 +59,8 @@ pub enum LogJob {
         session: Session,
         seq: u64,
     },
+    /// What the log has of a group is asked for, by a copy that begins again.
+    Again(GroupId),
     /// The brick failed elsewhere: its disk is looked at now and then until it takes bytes.
     Probe,
     /// A brick that was back has a new life: what came before this was asked of the old one.
@@ -71,6 +76,8 @@ pub struct Logged {
     pub kept: Vec<(GroupId, u64, u64)>,
     /// Trees that are whole.
     pub whole: Vec<(GroupId, u64, Session)>,
+    /// How many jobs that was.
+    pub jobs: usize,
 }
 
 /// The members of a volume, as all its parts see them.
@@ -86,6 +93,8 @@ struct Logger<D: Disk> {
     revived: Option<Instant>,
     /// Copies whose records could not be logged, by their lives: nothing more is of them.
     stuck: HashMap<GroupId, u64>,
+    /// What came while it waited for room.
+    later: VecDeque<LogJob>,
 }
 
 /// Starts a brick's thread; it ends when all senders are gone.
@@ -104,6 +113,7 @@ pub fn start<D: Disk>(
         pause: PROBE_INTERVAL,
         revived: None,
         stuck: HashMap::new(),
+        later: VecDeque::new(),
     };
     let thread = std::thread::Builder::new()
         .name(format!("log {}", logger.member.id.0))
@@ -113,16 +123,18 @@ pub fn start<D: Disk>(
 
 impl<D: Disk> Logger<D> {
     fn run(mut self, queue: &Receiver<LogJob>) {
-        while let Ok(first) = queue.recv() {
+        while let Some(first) = self.next(queue) {
             let mut batch = vec![first];
             while batch.len() < MAX_BATCH
-                && let Ok(job) = queue.try_recv()
+                && let Some(job) = self.later.pop_front().or_else(|| queue.try_recv().ok())
             {
                 batch.push(job);
             }
+            let jobs = batch.len();
             let is_to_probe = batch.iter().any(|job| matches!(job, LogJob::Probe));
-            match self.write(batch) {
-                Ok(logged) => {
+            match self.write(batch, queue) {
+                Ok(mut logged) => {
+                    logged.jobs = jobs;
                     let brick = self.member.id;
                     // Nobody listens where the volume is being closed.
                     let _ = self.out.send(Input::Logged { brick, logged });
@@ -145,11 +157,45 @@ impl<D: Disk> Logger<D> {
         let _ = self.out.send(Input::LogFailed { brick, error });
     }
 
-    fn write(&mut self, batch: Vec<LogJob>) -> Result<Logged> {
+    fn next(&mut self, queue: &Receiver<LogJob>) -> Option<LogJob> {
+        self.later.pop_front().or_else(|| queue.recv().ok())
+    }
+
+    /// Does something until there is room for it, or the brick is taken out. Nothing that is
+    /// waited for with it is told meanwhile; what was told stands, and is read.
+    fn once_there_is_room<T>(
+        &mut self,
+        queue: &Receiver<LogJob>,
+        mut act: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let mut is_told = false;
+        loop {
+            let error = match act(self) {
+                Err(error) if is_full(&error) => error,
+                other => return other,
+            };
+            if !std::mem::replace(&mut is_told, true) {
+                let brick = self.member.id;
+                let _ = self.out.send(Input::Full { brick, error });
+            }
+            match queue.recv_timeout(ROOM_INTERVAL) {
+                Ok(LogJob::Probe) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(StoreError::NoSpace);
+                }
+                Ok(job) => self.later.push_back(job),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn write(&mut self, batch: Vec<LogJob>, queue: &Receiver<LogJob>) -> Result<Logged> {
         let mut logged = Logged::default();
         let (mut files, mut is_due) = (Vec::new(), false);
         for job in batch {
-            is_due |= !matches!(job, LogJob::Trim { .. } | LogJob::Probe | LogJob::Began);
+            is_due |= !matches!(
+                job,
+                LogJob::Trim { .. } | LogJob::Again(_) | LogJob::Probe | LogJob::Began
+            );
             match job {
                 LogJob::Persist {
                     group,
@@ -158,7 +204,9 @@ impl<D: Disk> Logger<D> {
                     keep,
                     records,
                     lacking,
-                } => match self.prepare(group, life, &records, &lacking)? {
+                } => match self
+                    .once_there_is_room(queue, |it| it.prepare(group, life, &records, &lacking))?
+                {
                     Some(prepared) => {
                         files.extend(prepared);
                         self.log.append(group, keep, &records)?;
@@ -197,11 +245,19 @@ impl<D: Disk> Logger<D> {
                     self.log.note_whole(group, seq)?;
                     logged.whole.push((group, life, session));
                 }
+                LogJob::Again(group) => {
+                    let (brick, stored) = (self.member.id, self.log.stored(group));
+                    let _ = self.out.send(Input::Again {
+                        brick,
+                        group,
+                        stored,
+                    });
+                }
                 LogJob::Probe | LogJob::Began => {}
             }
         }
         if is_due {
-            self.log.write()?;
+            self.once_there_is_room(queue, |it| it.log.write())?;
             self.sync(&files)?;
             match self.log.compact_if_long() {
                 // It stays long until there is room; what was asked is durable.
@@ -248,7 +304,8 @@ impl<D: Disk> Logger<D> {
     fn sync(&mut self, files: &[Arc<D::File>]) -> Result<()> {
         let fail = |e| StoreError::from_io("make a change durable", e);
         let disk = Arc::clone(self.member.inner.disk());
-        if files.len() >= SYNC_EVERYTHING_FROM && disk.syncs_everything() {
+        // The directory and the log come on top.
+        if files.len() + 2 >= SYNC_EVERYTHING_FROM && disk.syncs_everything() {
             disk.sync_everything().map_err(fail)?;
             self.log.synced();
             return Ok(());
@@ -271,6 +328,7 @@ impl<D: Disk> Logger<D> {
             true => (2 * self.pause).min(MAX_PROBE_INTERVAL),
             false => PROBE_INTERVAL,
         };
+        self.later.clear();
         loop {
             let until = Instant::now() + self.pause;
             loop {

@@ -5,10 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
 use placement::replica::{OpId, Record};
+use tokio::sync::Notify;
 
 use super::files::applying::moves_of;
 use super::healing::Census;
@@ -22,6 +24,7 @@ use crate::name::UploadId;
 use crate::object::{FileOwner, Locator, PartInfo};
 
 mod applying;
+mod patience;
 mod staging;
 mod syncing;
 
@@ -47,6 +50,8 @@ pub struct Member<D: Disk> {
     dir: Arc<D::Dir>,
     staged: Mutex<HashMap<OpId, Arc<D::File>>>,
     failed: AtomicBool,
+    /// Told when that changes.
+    failing: Notify,
     /// Where records that are made again move files to, by the files' numbers.
     moves: Mutex<HashMap<u64, Vec<Locator>>>,
     /// Up to where its tree has the records of groups it is in sync in.
@@ -100,6 +105,7 @@ impl<D: Disk> Member<D> {
             dir,
             staged: Mutex::default(),
             failed: AtomicBool::new(false),
+            failing: Notify::new(),
             moves: Mutex::default(),
             applied: Mutex::default(),
             census: tokio::sync::Mutex::new(None),
@@ -125,6 +131,11 @@ impl<D: Disk> Member<D> {
 
     pub(super) fn set_failed(&self, failed: bool) {
         self.failed.store(failed, Ordering::Release);
+        self.failing.notify_waiters();
+    }
+
+    pub(super) fn hangs_after(&self) -> Duration {
+        self.inner.hangs_after()
     }
 
     /// Notes where records that may be made again move files to: a change of a file that is at its

@@ -124,7 +124,10 @@ impl<D: Disk> Shared<D> {
         let seen = &self.groups[g as usize];
         let bits = in_sync.fold(0, |bits, seat| bits | 1u64 << (seat & 63));
         seen.in_sync.store(bits, Ordering::Release);
-        if self.reader_seat(g) != primary {
+        // Who is in sync has all that was answered, and may be read while another becomes primary.
+        let is_in = |seat: usize| bits & 1u64 << (seat & 63) != 0;
+        let reader = self.reader_seat(g);
+        if reader != primary && !reader.is_some_and(is_in) {
             seen.reader.store(NOBODY, Ordering::Release);
         }
         // Last: who reads it before and after knows whether the rest changed.
@@ -225,7 +228,10 @@ impl<D: Disk> Shared<D> {
         let mut tried = Vec::new();
         loop {
             tried.push(member.id);
-            let error = match read(Arc::clone(&member)).await {
+            let error = match member
+                .patiently(&self.input, read(Arc::clone(&member)))
+                .await
+            {
                 Err(error) if is_fault(&error) => error,
                 other => return other,
             };
@@ -282,6 +288,11 @@ pub fn group_by(grouping: &Grouping, at: &Locator) -> GroupId {
 /// See [`Shared::group_of_bucket`].
 pub fn group_by_bucket(grouping: &Grouping, bucket: &BucketName) -> GroupId {
     grouping.group(DirectoryId([0; 16]), bucket.as_str().as_bytes())
+}
+
+/// Whether an error says that a brick has no room.
+pub fn is_full(error: &StoreError) -> bool {
+    matches!(error, StoreError::NoSpace | StoreError::QuotaExceeded)
 }
 
 /// Whether an error says that a brick is of no use, not that a request is.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::driver::UNDECIDED;
 use super::fan::Fan;
 use super::kinds::{BegunUpload, Change, Name, NewObject};
 use super::shared::{Shared, is_fault};
@@ -53,7 +54,7 @@ impl<D: Disk> BricksPart<D> {
             at: at.clone(),
             upload: upload.info.clone(),
             number,
-            fan: Fan::new(shared.in_sync(group), options).await?,
+            fan: Fan::new(shared.in_sync(group), shared.input.clone(), options).await?,
         })
     }
 }
@@ -86,40 +87,47 @@ impl<D: Disk> StagedPart for BricksPart<D> {
             member.stage(op, file);
         }
         let digests = taken.digests;
-        let group = shared.group_of(&at);
-        let gate = shared.gate(&at.bucket);
-        let _passing = gate.read().await;
-        let names = vec![Name::upload(&at, &upload.id)];
-        let completing = Arc::clone(&shared.completing);
-        let committed = shared.decided(op, group, names, true, move |inner| {
-            inner.upload_now(&at, &upload.id)?;
-            if completing.has(&upload.id) {
-                return Err(StoreError::Conflict);
+        let decide = move || async move {
+            let group = shared.group_of(&at);
+            let gate = shared.gate(&at.bucket);
+            let _passing = gate.read().await;
+            let names = vec![Name::upload(&at, &upload.id)];
+            let completing = Arc::clone(&shared.completing);
+            let committed = shared.decided(op, group, names, true, move |inner| {
+                inner.upload_now(&at, &upload.id)?;
+                if completing.has(&upload.id) {
+                    return Err(StoreError::Conflict);
+                }
+                let part = PartInfo {
+                    number,
+                    len_bytes: digests.len_bytes,
+                    etag: ETag::from_md5(&digests.md5),
+                    modified: inner.now(),
+                    checksum: kept.and_then(|kept| digests.checksum(kept)),
+                    crc64nvme: digests.crc64nvme,
+                };
+                let change = Change::Part {
+                    bucket: at.bucket.clone(),
+                    key: at.key.clone(),
+                    id: upload.id.clone(),
+                    part: Box::new(part.clone()),
+                };
+                Ok((Some(change), part))
+            });
+            let part = committed.await;
+            let is_open = matches!(part, Err(StoreError::Busy(UNDECIDED)));
+            if part.is_err() && !is_open {
+                shared
+                    .all_members()
+                    .iter()
+                    .for_each(|member| member.unstage(op));
             }
-            let part = PartInfo {
-                number,
-                len_bytes: digests.len_bytes,
-                etag: ETag::from_md5(&digests.md5),
-                modified: inner.now(),
-                checksum: kept.and_then(|kept| digests.checksum(kept)),
-                crc64nvme: digests.crc64nvme,
-            };
-            let change = Change::Part {
-                bucket: at.bucket.clone(),
-                key: at.key.clone(),
-                id: upload.id.clone(),
-                part: Box::new(part.clone()),
-            };
-            Ok((Some(change), part))
-        });
-        let part = committed.await;
-        if part.is_err() {
-            shared
-                .all_members()
-                .iter()
-                .for_each(|member| member.unstage(op));
-        }
-        part
+            part
+        };
+        // Whoever asked may leave: what was staged is a part all the same, or staged no more.
+        tokio::spawn(decide())
+            .await
+            .map_err(|_| StoreError::Stopping)?
     }
 }
 

@@ -103,7 +103,10 @@ impl<D: Disk> Staged for BricksStaged<D> {
             modified: options.modified,
             upload: None,
         };
-        shared.put(&at, put, options.precondition).await
+        // Whoever asked may leave: what was staged is put all the same, or staged no more.
+        let precondition = options.precondition;
+        let put = tokio::spawn(async move { shared.put(&at, put, precondition).await });
+        put.await.map_err(|_| StoreError::Stopping)?
     }
 }
 
@@ -411,7 +414,12 @@ impl<D: Disk> Volume for Bricks<D> {
         Ok(BricksStaged {
             shared: Arc::clone(&self.shared),
             at: at.clone(),
-            fan: Fan::new(self.shared.in_sync(group), options).await?,
+            fan: Fan::new(
+                self.shared.in_sync(group),
+                self.shared.input.clone(),
+                options,
+            )
+            .await?,
         })
     }
 
@@ -518,7 +526,9 @@ impl<D: Disk> Volume for Bricks<D> {
 
     async fn begin_upload(&self, at: &Locator, new: NewUpload) -> Result<UploadInfo> {
         no_versions(at)?;
-        self.shared.begin_upload(at, new).await
+        let (shared, at) = (Arc::clone(&self.shared), at.clone());
+        let begun = tokio::spawn(async move { shared.begin_upload(&at, new).await });
+        begun.await.map_err(|_| StoreError::Stopping)?
     }
 
     async fn upload(&self, at: &Locator, id: &UploadId) -> Result<UploadInfo> {
@@ -560,7 +570,10 @@ impl<D: Disk> Volume for Bricks<D> {
         parts: &[PartClaim],
         options: ComposeOptions,
     ) -> Result<ObjectInfo> {
-        self.shared.compose(at, id, parts, options).await
+        let (shared, at, id) = (Arc::clone(&self.shared), at.clone(), id.clone());
+        let parts = parts.to_vec();
+        let composed = tokio::spawn(async move { shared.compose(&at, &id, &parts, options).await });
+        composed.await.map_err(|_| StoreError::Stopping)?
     }
 
     async fn abort_upload(&self, at: &Locator, id: &UploadId) -> Result<()> {

@@ -111,8 +111,9 @@ impl<D: Disk> Unsynced<D> {
     }
 
     /// Takes back what could not be synced, except what would have been cleared up.
-    pub fn take_failed(&mut self, changed: Changed<D>) {
+    pub fn take_failed(&mut self, mut changed: Changed<D>) {
         self.everything |= changed.everything;
+        self.files.append(&mut changed.files);
         for dir in changed.dirs.into_iter().chain(changed.built) {
             add_dir::<D>(&mut self.dirs, dir);
         }

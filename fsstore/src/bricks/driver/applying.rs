@@ -11,6 +11,7 @@ use placement::replica::{Action, OpId, Record, Session};
 use super::super::kinds::Kept;
 use super::super::logger::LogJob;
 use super::super::member::{Manner, Spoiled, spoil};
+use super::super::shared::{is_fault, is_full};
 use super::{CHECKPOINT_CHANGES, Copy, Driver, Input, Mark};
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -70,6 +71,7 @@ impl<D: Disk> Driver<D> {
             let mut touched = copy.touched.lock().unwrap_or_else(PoisonError::into_inner);
             touched.extend(record.effects.iter().map(|effect| effect.name.clone()));
         }
+        copy.applying.push_back((seq, Instant::now(), false));
         let (life, spoiled) = (copy.life, Arc::clone(&copy.spoiled));
         let how = Manner {
             group: GroupId(g),
@@ -116,11 +118,21 @@ impl<D: Disk> Driver<D> {
         let mut has_caught_up = false;
         if let Some(copy) = self.copy(group.0, seat) {
             let before = copy.applied;
-            copy.applied = before.max(seq);
-            has_caught_up = before < copy.readable_from && copy.applied >= copy.readable_from;
+            if let Some(found) = copy.applying.iter_mut().find(|(at, ..)| *at == seq) {
+                found.2 = true;
+            }
+            // They are over in their order, and told of in any.
+            while let Some((upto, _, true)) = copy.applying.front().copied() {
+                copy.applied = copy.applied.max(upto);
+                copy.applying.pop_front();
+            }
+            let upto = copy.applied;
+            has_caught_up = before < copy.readable_from && upto >= copy.readable_from;
             let found = &mut self.seats[seat];
-            let latest = found.dirty.entry(group.0).or_default();
-            *latest = seq.max(*latest);
+            if upto > before {
+                let latest = found.dirty.entry(group.0).or_default();
+                *latest = upto.max(*latest);
+            }
             found.changes += 1;
         }
         if has_caught_up {
@@ -185,12 +197,23 @@ impl<D: Disk> Driver<D> {
                 refused.insert(seq, error);
             }
         }
-        // Every copy lacks it alike: none is behind the others.
+        // Every copy lacks it alike: none is behind the others. What there was no room for, or no
+        // disk, may be made after a crash by one of them: so none says that it is done, and all
+        // try again.
+        let may_pass = |error: &StoreError| is_fault(error) || is_full(error);
+        let unmade: Vec<u64> = refused
+            .iter()
+            .filter(|(_, error)| may_pass(error))
+            .map(|(seq, _)| *seq)
+            .collect();
         for copy in &self.groups[g as usize].copies {
             let mut spoiled = lock(&copy.spoiled);
-            refused.keys().for_each(|seq| {
+            for seq in refused.keys().filter(|seq| !unmade.contains(seq)) {
                 spoiled.remove(seq);
-            });
+            }
+        }
+        for seq in unmade {
+            self.keep_unmade(g, seq);
         }
         for (seat, error) in lost {
             self.spoil(g, seat, &error);
@@ -211,7 +234,8 @@ impl<D: Disk> Driver<D> {
     /// Has a brick's tree synced, and then says how far it is.
     pub(super) fn checkpoint(&mut self, at: usize) {
         let seat = &mut self.seats[at];
-        if seat.dirty.is_empty() || seat.is_checkpointing || seat.member.has_failed() {
+        let is_busy = seat.is_checkpointing || seat.is_poisoned;
+        if seat.dirty.is_empty() || is_busy || seat.member.has_failed() {
             return;
         }
         (seat.checkpointed, seat.changes) = (Instant::now(), 0);
@@ -255,6 +279,17 @@ impl<D: Disk> Driver<D> {
                 self.log(seat, LogJob::Kept(kept));
             }
             Err(StoreError::Stopping) => {}
+            Err(error) if self.holds_last(seat) => {
+                // What was not synced stays to be made again; what failed once is not trusted.
+                tracing::error!(brick = brick.0, "a brick's tree cannot be synced: {error}");
+                self.seats[seat].is_poisoned |= !is_full(&error);
+                for (group, life, _, seq) in marks {
+                    if self.has_life(group.0, seat, life) {
+                        let latest = self.seats[seat].dirty.entry(group.0).or_default();
+                        *latest = seq.max(*latest);
+                    }
+                }
+            }
             Err(error) => self.fail_seat(seat, &error),
         }
     }
@@ -299,7 +334,7 @@ impl<D: Disk> Driver<D> {
     }
 }
 
-fn lock(spoiled: &Spoiled) -> MutexGuard<'_, BTreeSet<u64>> {
+pub(super) fn lock(spoiled: &Spoiled) -> MutexGuard<'_, BTreeSet<u64>> {
     spoiled.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

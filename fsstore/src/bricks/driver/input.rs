@@ -60,6 +60,29 @@ pub enum Input<D: Disk> {
         seq: u64,
         result: Result<()>,
     },
+    /// A record that could not be made anywhere was tried again.
+    Remade {
+        brick: BrickId,
+        life: u64,
+        group: GroupId,
+        seq: u64,
+        result: Result<()>,
+    },
+    /// What a brick's log has of a group.
+    Again {
+        brick: BrickId,
+        group: GroupId,
+        stored: Stored<Kept>,
+    },
+    /// A brick has no room for its log; it tries again.
+    Full {
+        brick: BrickId,
+        error: StoreError,
+    },
+    /// A brick has not answered for as long as it may.
+    Hung {
+        brick: BrickId,
+    },
     Ready {
         brick: BrickId,
         group: GroupId,

@@ -2,6 +2,7 @@
 //! its logging thread: others' records do not wait for them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
@@ -10,6 +11,7 @@ use placement::replica::{Event, OpId, Record};
 use super::super::kinds::Kept;
 use super::super::logger::{LogJob, Logged};
 use super::super::member::{CopyError, Copying, Member};
+use super::super::shared::is_fault;
 use super::{Driver, Input};
 use crate::brick::disk::Disk;
 use crate::brick::sink::off_thread;
@@ -101,18 +103,27 @@ impl<D: Disk> Driver<D> {
                         self.log(seat, job);
                     }
                 }
+                Err(CopyError::Target(error)) if is_fault(&error) && !self.holds_last(seat) => {
+                    return self.fail_seat(seat, &error);
+                }
                 Err(CopyError::Source(error) | CopyError::Target(error)) => {
-                    copy.unlogged.clear();
-                    copy.is_fetching = true;
-                    self.spoil(group.0, seat, &error);
-                    return;
+                    if let Some(copy) = self.copy(group.0, seat) {
+                        copy.unlogged.clear();
+                        copy.is_fetching = true;
+                    }
+                    return self.spoil(group.0, seat, &error);
                 }
             }
         }
         self.log_on(group.0, seat);
     }
 
-    pub(super) fn log(&self, seat: usize, job: LogJob) {
+    pub(super) fn log(&mut self, seat: usize, job: LogJob) {
+        let found = &mut self.seats[seat];
+        if found.jobs_left == 0 {
+            found.jobs_since = Instant::now();
+        }
+        found.jobs_left += 1;
         // A thread that is gone has said that its disk failed.
         let _ = self.seats[seat].jobs.send(job);
     }
@@ -121,6 +132,9 @@ impl<D: Disk> Driver<D> {
         let Some(seat) = self.seat_of(brick) else {
             return;
         };
+        let found = &mut self.seats[seat];
+        found.jobs_left = found.jobs_left.saturating_sub(logged.jobs);
+        found.jobs_since = Instant::now();
         for (group, life, ticket) in logged.persisted {
             if !self.has_life(group.0, seat, life) {
                 continue;

@@ -114,6 +114,11 @@ impl<D: Disk> Driver<D> {
                 .copy(group.0, seat)
                 .is_some_and(|copy| copy.out_since.is_none())
         {
+            // Whatever it had to publish it has published: that is told apart, and may be later.
+            if let Some(copy) = self.copy(group.0, seat) {
+                copy.readable_from = 0;
+            }
+            self.publish_config(group.0);
             self.shared.set_reader(group.0, Some(seat));
         }
     }
@@ -173,8 +178,10 @@ impl<D: Disk> Driver<D> {
     }
 
     fn tell_out(&mut self, g: u32, seat: usize) {
-        if self.shared.reader_seat(g) == Some(seat) {
-            self.shared.set_reader(g, None);
+        if self.shared.reader_seat(g) == Some(seat)
+            && let Some(other) = self.readable_beside(g, seat)
+        {
+            self.shared.set_reader(g, Some(other));
         }
         let brick = self.seats[seat].member.id;
         for copy in &self.groups[g as usize].copies {
@@ -184,6 +191,20 @@ impl<D: Disk> Driver<D> {
             };
             self.inbox.push_back((g, copy.seat, event));
         }
+    }
+
+    /// Another copy that may be read: all in sync have what was answered, whoever is primary. Where
+    /// there is none the one that cannot be written stays to be read.
+    fn readable_beside(&self, g: u32, seat: usize) -> Option<usize> {
+        let group = &self.groups[g as usize];
+        let is_readable = |copy: &&Copy| {
+            let member = &self.seats[copy.seat].member;
+            let is_well = copy.out_since.is_none() && !member.has_failed();
+            let has_all = copy.applied >= copy.readable_from;
+            copy.seat != seat && is_well && has_all && group.config.in_sync.contains(member.id)
+        };
+        let mut copies = group.copies.iter();
+        copies.find(is_readable).map(|copy| copy.seat)
     }
 
     /// Begins copies again that could not be made what they should be.
@@ -205,8 +226,12 @@ impl<D: Disk> Driver<D> {
                 }
                 if config.in_sync.contains(member.id) {
                     // It has not been let go: it begins again by its log.
-                    if !self.holds_last(seat) {
-                        self.fail_seat(seat, &StoreError::Busy("a copy that is not complete"));
+                    match self.holds_last(seat) {
+                        true => self.log(seat, LogJob::Again(GroupId(g))),
+                        false => {
+                            let error = StoreError::Busy("a copy that is not complete");
+                            self.fail_seat(seat, &error);
+                        }
                     }
                     continue;
                 }
@@ -277,6 +302,8 @@ impl<D: Disk> Driver<D> {
         };
         tracing::warn!(brick = brick.0, "a brick is back, and catches up");
         self.log(seat, LogJob::Began);
+        self.seats[seat].jobs_left = 0;
+        self.seats[seat].is_poisoned = false;
         self.seats[seat].life += 1;
         self.seats[seat].dirty.clear();
         self.seats[seat].is_checkpointing = false;
@@ -290,6 +317,24 @@ impl<D: Disk> Driver<D> {
             } else if group.wanted.is_some_and(|wanted| wanted.contains(brick)) {
                 self.begin(g, seat, heal::nothing());
             }
+        }
+    }
+
+    /// The last copy of a group begins again with what its log has.
+    pub(super) fn again(&mut self, brick: BrickId, group: GroupId, stored: Stored<Kept>) {
+        let (g, seat) = (group.0, self.seat_of(brick));
+        let Some(seat) = seat.filter(|seat| !self.seats[*seat].member.has_failed()) else {
+            return;
+        };
+        let is_out = self
+            .copy(g, seat)
+            .is_some_and(|copy| copy.out_since.is_some());
+        if is_out && self.groups[g as usize].config.in_sync.contains(brick) {
+            self.drop_copy(g, seat);
+            self.seats[seat].life += 1;
+            self.begin(g, seat, stored);
+            self.tell_missing(g);
+            self.publish_config(g);
         }
     }
 

@@ -6,7 +6,7 @@ use placement::group::GroupId;
 use placement::replica::{BrickSet, Effect, OpId, Position, Record};
 
 use super::super::crash_tests::{
-    at, copies, disk, prepared, put, start, state, tag, wait_for_both,
+    Way, at, copies, disk, prepared, put, start, start_these, state, tag, wait_for_both,
 };
 use super::super::kinds::{Change, Kept, Name, NewObject};
 use super::super::ledger::{Ledger, MemoryLedger};
@@ -38,7 +38,7 @@ async fn changes_come_by_records(keys: &[&str], taken: impl AsyncFn(&super::Cras
     // And the one that was away can answer alone.
     let disks = disks.map(|old| disk(old.world().after_kill()));
     let [_, second] = &disks;
-    let member = super::super::crash_tests::start_these(&[(1, second)], &ledger, 4, None).await;
+    let member = start_these(&[(1, second)], &ledger, 4, Way::default()).await;
     for (key, expected) in keys.iter().zip(expected) {
         assert_eq!(state(&member, key).await, expected, "{key}");
     }

@@ -7,7 +7,7 @@ use placement::layout::BrickId;
 use placement::replica::BrickSet;
 
 use super::super::crash_tests::{
-    Crashing, both, copies, disk, prepared, put, start, start_doubting, start_wanting, state,
+    Crashing, Way, both, copies, disk, prepared, put, start, start_as, start_doubting, state,
     wait_for_both,
 };
 use super::super::ledger::{Ledger, MemoryLedger};
@@ -36,7 +36,12 @@ async fn a_comparison_that_was_given_up_removes_nothing() {
     let ledger = MemoryLedger::new(kept.groups());
     let disks = worlds.map(disk);
     let first = BrickSet::of(&[BrickId(0)]);
-    let bricks = start_wanting(&disks, &ledger, 2, (Some(1), first)).await;
+    let way = Way {
+        doubted: Some(1),
+        wanted: first,
+        ..Way::default()
+    };
+    let bricks = start_as(&disks, &ledger, 2, way).await;
     let is_alone = || ledger.groups().iter().all(|group| group.in_sync == first);
     wait_until("alone", is_alone).await;
     let member = Arc::clone(&bricks.shared.all_members()[1]);

@@ -240,7 +240,12 @@ impl Bricks<OsDisk> {
             len_bytes: Some(len_bytes),
             ..StageOptions::default()
         };
-        let fan = Fan::new(self.shared.in_sync(group), options).await;
+        let fan = Fan::new(
+            self.shared.in_sync(group),
+            self.shared.input.clone(),
+            options,
+        )
+        .await;
         let mut fan = fan.map_err(errno)?;
         fan.copy(&object, 0..len_bytes).await.map_err(errno)?;
         let taken = fan.finish().await.map_err(errno)?;
