@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+import urllib.request
 
 import pytest
 
@@ -10,6 +11,7 @@ from harness import clients
 from harness.bricks import HEALED_S, Bricks
 from harness.data import KIB, MIB, blob, read_tree, sample_tree, write_tree
 from harness.mounts import make_read_only, private_ext4, private_tmpfs, rot_below
+from harness.server import free_port
 from harness.tree import listed, seen_by_all_doors
 from harness.wait import until
 
@@ -414,6 +416,32 @@ def flip(path):
         file.seek(0)
         file.write(bytes([first ^ 1]))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_numbers_are_told_on_a_listener_of_their_own(new_server, tmp_path):
+    at = f"127.0.0.1:{free_port()}"
+    bricks, s3 = started(new_server, tmp_path, 3, args=["--metrics-listen", at])
+    put_some(s3, "bkt", "first", 6)
+
+    def numbers():
+        with urllib.request.urlopen(f"http://{at}/metrics", timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            lines = answer.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    def state(brick, word):
+        return numbers()[f'portico_brick_state{{brick="{brick}",dir="{bricks.dirs[brick]}",state="{word}"}}']
+
+    puts = 'door="s3",operation="PutObject"'
+    found = numbers()
+    assert found[f'portico_requests_total{{{puts},status="200"}}'] == 6
+    assert found[f'portico_request_duration_seconds_bucket{{{puts},le="+Inf"}}'] == 6
+    assert found[f"portico_received_bytes_total{{{puts}}}"] >= sum(SIZES)
+    assert (found["portico_volume_groups"], found["portico_volume_short_groups"]) == (1024, 0)
+    assert state(1, "whole") == 1 and state(1, "missing") == 0
+    os.rename(bricks.dirs[1], tmp_path / "away")
+    until("the brick is told to be missing", lambda: state(1, "missing") == 1)
+    until("what it held lacks copies", lambda: numbers()["portico_volume_short_groups"] > 0)
 
 
 def test_commands_say_that_no_server_runs(new_server, tmp_path):

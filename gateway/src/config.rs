@@ -23,7 +23,7 @@ use crate::users::{RootKeys, Secret, UserConfig};
 
 mod upkeep;
 
-pub use upkeep::ScrubConfig;
+pub use upkeep::{MetricsConfig, ScrubConfig};
 
 /// Where the server listens unless it is told otherwise: this machine only, because the first
 /// start has no TLS. The port is the one that Ceph's gateway made known for S3.
@@ -79,6 +79,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// How fast everything is read again to find rot.
     pub scrub: ScrubConfig,
+    /// Where numbers about the server are told.
+    pub metrics: MetricsConfig,
     /// Bounds.
     pub limits: Limits,
     /// Users declared by the file.
@@ -108,6 +110,7 @@ impl Default for Config {
             log: LogConfig::default(),
             tls: TlsConfig::default(),
             scrub: ScrubConfig::default(),
+            metrics: MetricsConfig::default(),
             limits: Limits::default(),
             user: Vec::new(),
             bucket: BTreeMap::new(),
@@ -507,6 +510,7 @@ mod tests {
         known_keys::<LogConfig>(table("log"));
         known_keys::<Limits>(table("limits"));
         known_keys::<ScrubConfig>(table("scrub"));
+        known_keys::<MetricsConfig>(table("metrics"));
         known_keys::<BucketConfig>(table("bucket")["scratch"].as_table().unwrap());
         known_keys::<UserConfig>(all["user"][0].as_table().unwrap());
     }

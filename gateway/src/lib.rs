@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod config;
 pub mod errors;
 pub mod logs;
+pub mod metrics;
 pub mod posix;
 pub mod s3;
 pub mod server;

@@ -131,6 +131,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
     /// The answer that states a refusal.
     fn refuse(&self, refusal: Refusal) -> Response<Self::Body>;
+
+    /// Told of each connection when it is opened, and when it is closed.
+    fn connected(&self, _is_open: bool) {}
 }
 
 /// What the server is told to do; it only ever goes forward.
@@ -269,6 +272,7 @@ impl<H: Handler> Shared<H> {
         watcher: Watcher,
         _slot: OwnedSemaphorePermit,
     ) {
+        let _open = Open::of(self.stack.handler());
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%addr, %error, "the connection is gone");
             return;
@@ -307,6 +311,22 @@ impl<H: Handler> Shared<H> {
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(addr = %peer.addr, %error, "connection ended early");
         }
+    }
+}
+
+/// A connection, as long as it is open.
+struct Open<'a, H: Handler>(&'a H);
+
+impl<'a, H: Handler> Open<'a, H> {
+    fn of(handler: &'a H) -> Self {
+        handler.connected(true);
+        Self(handler)
+    }
+}
+
+impl<H: Handler> Drop for Open<'_, H> {
+    fn drop(&mut self) {
+        self.0.connected(false);
     }
 }
 

@@ -8,6 +8,7 @@ mod options;
 pub(super) mod progress;
 mod run;
 mod shared;
+mod telling;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(super) use self::run::{raise_descriptor_limit, run};
 use super::CommandError;
 use super::layout::Layout;
 use crate::config::{self, Config, Enforce};
+use crate::metrics::Source;
 use crate::server::Drained;
 
 /// Serves a prepared tree to the end of the server.
@@ -35,6 +37,7 @@ async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
         return serve_bricks(prepared).await;
     }
     let listener = prepared.listen().await?;
+    let _telling = prepared.tell(None).await?;
     let brick = Brick::open(brick_options(&prepared.layout, &prepared.config)).await?;
     let greeting = prepared.greeting(listener.local_addr()?);
     // A reader that has gone does not keep the server from serving.
@@ -59,6 +62,9 @@ async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
 async fn serve_bricks(prepared: Prepared) -> Result<(), CommandError> {
     let listener = prepared.listen().await?;
     let served = Served::open(&prepared).await?;
+    let telling = served.clone();
+    let source: Source = Arc::new(move |text| telling.tell(text));
+    let _telling = prepared.tell(Some(source)).await?;
     let greeting = prepared.greeting(listener.local_addr()?);
     let _ = std::io::stdout().write_all(greeting.as_bytes());
     let signals = Signals::new()?;
@@ -115,7 +121,8 @@ async fn serve_volume<V: Volume>(
     signals: Signals,
 ) -> Result<Drained, CommandError> {
     let users = Arc::clone(&prepared.users);
-    let door = S3Door::new(volume, users, &prepared.config);
+    let meter = prepared.meter.clone();
+    let door = S3Door::new(volume, users, &prepared.config, meter);
     prepared.serve(listener, door, signals).await
 }
 

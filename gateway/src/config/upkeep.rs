@@ -1,5 +1,6 @@
-//! How a volume of several bricks is kept up: scrubs.
+//! How a server is watched, and a volume of several bricks kept up.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -27,4 +28,12 @@ impl Default for ScrubConfig {
             reads_per_s: 0,
         }
     }
+}
+
+/// Where numbers about the server are told.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// The address and port; none: nowhere.
+    pub listen: Option<SocketAddr>,
 }

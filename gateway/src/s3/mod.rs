@@ -48,16 +48,18 @@ use http::{HeaderValue, Method, Request, Response, header};
 
 use self::ctx::{Call, ConnInfo, Ctx, RequestBody};
 use self::query::Query;
-use self::respond::{AccessRecord, Body, RequestId, RequestIds};
+use self::respond::{AccessRecord, Body, Measuring, RequestId, RequestIds};
 use self::route::Operation;
 use crate::auth::{Payload, authenticate};
 use crate::errors::{S3Code, S3Error};
+use crate::metrics::Meter;
 use crate::users::{DEFAULT_ACCOUNT, User};
 
 /// The S3 door of one volume.
 pub struct S3<V> {
     ctx: Ctx<V>,
     ids: RequestIds,
+    meter: Option<Arc<Meter>>,
 }
 
 /// What is known of a request when its answer is made, for the headers and the log.
@@ -91,7 +93,15 @@ impl<V: Volume> S3<V> {
         Self {
             ctx,
             ids: RequestIds::new(seed),
+            meter: None,
         }
+    }
+
+    /// Has requests counted.
+    #[must_use]
+    pub fn measured_by(mut self, meter: Option<Arc<Meter>>) -> Self {
+        self.meter = meter;
+        self
     }
 
     /// What handlers have at hand.
@@ -118,6 +128,10 @@ impl<V: Volume> S3<V> {
             user: None,
         };
         let with_body = method != Method::HEAD;
+        let measuring = self
+            .meter
+            .clone()
+            .map(|meter| Measuring::begin(meter, &parts.headers));
         let answer = self.answer(parts, body, id, conn, &mut trail).await;
         let mut response = answer.unwrap_or_else(|error| {
             let error = name_what_is_missing(error, trail.operation.as_ref());
@@ -125,6 +139,12 @@ impl<V: Volume> S3<V> {
             respond::error(&error, path.path(), id, self.ids.host_id(), with_body)
         });
         self.finish(&mut response, cross.as_ref(), &trail, id);
+        if let Some(mut measuring) = measuring {
+            measuring.measured.status = response.status().as_u16();
+            let operation = trail.operation.as_ref().map(Operation::name);
+            measuring.measured.operation = operation.unwrap_or("None");
+            response.body_mut().measure_at_end(measuring);
+        }
         if tracing::enabled!(target: respond::ACCESS_LOG, tracing::Level::INFO) {
             log_access(&mut response, method, trail, id, begun);
         }

@@ -102,6 +102,56 @@ impl Operation {
         }
     }
 
+    /// Its name in the S3 API, as metrics have it.
+    pub fn name(&self) -> &'static str {
+        use BucketOperation as B;
+        use ObjectOperation as O;
+        match self {
+            Self::ListBuckets => "ListBuckets",
+            Self::Preflight(_) => "Preflight",
+            Self::Bucket(_, operation) => match operation {
+                B::CreateBucket => "CreateBucket",
+                B::HeadBucket => "HeadBucket",
+                B::DeleteBucket => "DeleteBucket",
+                B::ListObjects => "ListObjects",
+                B::ListObjectsV2 => "ListObjectsV2",
+                B::ListObjectVersions => "ListObjectVersions",
+                B::ListMultipartUploads => "ListMultipartUploads",
+                B::DeleteObjects => "DeleteObjects",
+                B::PostObject => "PostObject",
+                B::GetBucketLocation => "GetBucketLocation",
+                B::GetBucketTagging => "GetBucketTagging",
+                B::PutBucketTagging => "PutBucketTagging",
+                B::DeleteBucketTagging => "DeleteBucketTagging",
+                B::GetBucketCors => "GetBucketCors",
+                B::PutBucketCors => "PutBucketCors",
+                B::DeleteBucketCors => "DeleteBucketCors",
+                B::GetBucketAcl => "GetBucketAcl",
+                B::PutBucketAcl => "PutBucketAcl",
+                B::GetUnset(_) => "GetBucketConfiguration",
+            },
+            Self::Object(_, operation) => match operation {
+                O::GetObject => "GetObject",
+                O::HeadObject => "HeadObject",
+                O::PutObject => "PutObject",
+                O::CopyObject => "CopyObject",
+                O::DeleteObject => "DeleteObject",
+                O::GetObjectAttributes => "GetObjectAttributes",
+                O::GetObjectTagging => "GetObjectTagging",
+                O::PutObjectTagging => "PutObjectTagging",
+                O::DeleteObjectTagging => "DeleteObjectTagging",
+                O::GetObjectAcl => "GetObjectAcl",
+                O::PutObjectAcl => "PutObjectAcl",
+                O::CreateMultipartUpload => "CreateMultipartUpload",
+                O::UploadPart => "UploadPart",
+                O::UploadPartCopy => "UploadPartCopy",
+                O::ListParts => "ListParts",
+                O::CompleteMultipartUpload => "CompleteMultipartUpload",
+                O::AbortMultipartUpload => "AbortMultipartUpload",
+            },
+        }
+    }
+
     /// Whether the store is changed by it.
     pub fn is_write(&self) -> bool {
         use BucketOperation as B;

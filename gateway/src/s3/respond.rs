@@ -1,9 +1,10 @@
 //! Answers: the response body, XML documents, errors, and the headers every answer has.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fsstore::object::Timestamp;
@@ -12,6 +13,7 @@ use http_body::{Frame, SizeHint};
 
 use super::xml::XmlWriter;
 use crate::errors::S3Error;
+use crate::metrics::{Measured, Meter};
 
 /// What a body in motion fails with; hyper then breaks the connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +36,8 @@ pub struct Body {
     kind: Kind,
     /// Logged when the body is dropped: sent whole, or given up.
     record: Option<Box<AccessRecord>>,
+    /// Counted then.
+    measuring: Option<Box<Measuring>>,
 }
 
 enum Kind {
@@ -48,6 +52,7 @@ impl Body {
         Self {
             kind: Kind::Empty,
             record: None,
+            measuring: None,
         }
     }
 
@@ -61,6 +66,7 @@ impl Body {
                 Kind::Full(bytes)
             },
             record: None,
+            measuring: None,
         }
     }
 
@@ -72,7 +78,13 @@ impl Body {
         Self {
             kind: Kind::Stream(Box::pin(body)),
             record: None,
+            measuring: None,
         }
+    }
+
+    /// Has the request counted when this body is done with.
+    pub(crate) fn measure_at_end(&mut self, measuring: Measuring) {
+        self.measuring = Some(Box::new(measuring));
     }
 
     /// Logs the request when this body is done with.
@@ -117,6 +129,9 @@ impl http_body::Body for Body {
                 Poll::Ready(frame) => frame,
             },
         };
+        if let (Some(measuring), Some(Ok(frame))) = (&mut self.measuring, &frame) {
+            measuring.measured.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
         if let Some(record) = &mut self.record {
             match &frame {
                 Some(Ok(frame)) => {
@@ -143,6 +158,41 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stream(body) => body.size_hint(),
         }
+    }
+}
+
+/// A request that is under way; counted when it is dropped.
+pub(crate) struct Measuring {
+    meter: Arc<Meter>,
+    begun: Instant,
+    pub measured: Measured,
+}
+
+impl Measuring {
+    pub(crate) fn begin(meter: Arc<Meter>, headers: &HeaderMap) -> Self {
+        meter.begun();
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self {
+            meter,
+            begun: Instant::now(),
+            measured: Measured {
+                door: "s3",
+                operation: "None",
+                // What is said of a client that went away.
+                status: 499,
+                took: Duration::ZERO,
+                received_bytes: length.unwrap_or(0),
+                sent_bytes: 0,
+            },
+        }
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        self.measured.took = self.begun.elapsed();
+        self.meter.ended(&self.measured);
     }
 }
 

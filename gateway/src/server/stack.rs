@@ -40,6 +40,10 @@ impl<H: Handler> Stack<H> {
         }
     }
 
+    pub(super) fn handler(&self) -> &H {
+        &self.handler
+    }
+
     pub(super) fn call(&self, request: Request<RequestBody>, peer: Peer) -> Answer<H> {
         let handler = self.handler.clone();
         let permit = Arc::clone(&self.free).try_acquire_owned().ok();

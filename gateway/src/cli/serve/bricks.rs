@@ -32,6 +32,7 @@ use crate::cli::control::desk::{Desk, ScrubAsk, VolumeAsk};
 use crate::config::{Config, Enforce};
 
 mod attendance;
+mod numbers;
 
 /// The name of a volume that the first start makes.
 const FIRST_NAME: &str = "main";

@@ -150,6 +150,9 @@ pub(crate) struct ServeArgs {
     )]
     log_level: Option<String>,
 
+    /// Address and port where numbers are told to Prometheus, at /metrics [default: none]
+    #[arg(long, env = "PORTICO_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// How long after a scrub the next begins; 0s is never [default: 30d]
     #[arg(
         long,
@@ -263,6 +266,7 @@ impl ServeArgs {
             log,
             tls,
             scrub,
+            metrics,
             limits,
             user: _,
             bucket: _,
@@ -289,6 +293,7 @@ impl ServeArgs {
         set_some(&mut tls.key, self.tls_key);
         set(&mut log.format, self.log_format);
         set(&mut log.level, self.log_level);
+        set_some(&mut metrics.listen, self.metrics_listen);
         set(&mut scrub.every, self.scrub_every);
         set(&mut scrub.mib_per_s, self.scrub_mib_per_s);
         set(&mut scrub.reads_per_s, self.scrub_reads_per_s);

@@ -17,6 +17,7 @@ use crate::cli::CommandError;
 use crate::cli::layout::{Layout, TreeLock};
 use crate::config::{Config, Enforce};
 use crate::logs;
+use crate::metrics::Meter;
 use crate::server::{self, Drained, Handler, Phase};
 use crate::tls::{self, Certificates};
 use crate::users::{Directory, FirstStart, ROOT_NAME, UserStore};
@@ -102,6 +103,8 @@ pub(super) struct Prepared {
     /// Whether the volume is on several bricks.
     pub(super) has_bricks: bool,
     pub(super) users: Arc<UserStore>,
+    /// Counts requests, where someone may look.
+    pub(super) meter: Option<Arc<Meter>>,
     is_first_start: bool,
     certificates: Option<Arc<Certificates>>,
     _lock: TreeLock,
@@ -141,6 +144,7 @@ impl Prepared {
             _ => None,
         };
         Ok(Self {
+            meter: config.metrics.listen.map(|_| Arc::default()),
             config,
             config_path,
             layout,

@@ -26,6 +26,7 @@ pub(super) async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     // A reader that has gone does not keep the server from serving.
     let _ = std::io::stdout().write_all(greeting.as_bytes());
     let signals = Signals::new()?;
+    let _telling = prepared.tell(None).await?;
     let drained = serve_volume(&prepared, Arc::new(volume.clone()), listener, signals).await;
     volume.close().await?;
     run::report(drained?)
