@@ -136,7 +136,7 @@ impl Bricks<OsDisk> {
     /// What stands at a path. Errors: ENOENT, ENOTDIR.
     pub(super) fn node(&self, path: &FilePath) -> FileResult<Node> {
         match place_of(path) {
-            Ok(Place::Root) => self.reading(GroupId(0), |member| root_on(member)),
+            Ok(Place::Root) => self.reading(GroupId(0), root_on),
             Ok(Place::Bucket(bucket)) => {
                 let group = self.shared.group_of_bucket(&bucket);
                 self.reading(group, |member| {

@@ -74,10 +74,9 @@ impl<D: Disk> Shared<D> {
     /// Whether every brick that counts for a place has room for as much. Errors: ENOSPC.
     pub(super) fn require_room(&self, at: &Locator, len_bytes: u64) -> FileResult<()> {
         for member in self.in_sync(self.group_of(at)) {
-            match require_room(&**member.inner.disk(), len_bytes) {
-                Err(StoreError::NoSpace) => return Err(Errno::NOSPC),
-                // Whoever writes there finds out.
-                Err(_) | Ok(()) => {}
+            // Of what else is wrong whoever writes there finds out.
+            if let Err(StoreError::NoSpace) = require_room(&**member.inner.disk(), len_bytes) {
+                return Err(Errno::NOSPC);
             }
         }
         Ok(())
