@@ -186,6 +186,8 @@ class Storm:
         return detected
 
     def flipped(self):
+        # One that is under way has maybe passed the object.
+        until("no scrub is under way", lambda: self.bricks.said("scrub", "status")["state"] == "idle", LONG_S)
         key = self.source.choice(sorted(self.cold))
         paths = [directory / "main" / "bkt" / key for directory in self.bricks.dirs]
         path = self.source.choice([path for path in paths if path.exists()])
@@ -200,7 +202,11 @@ class Storm:
         os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
         begun = time.monotonic()
         self.bricks.command("scrub", "start")
-        until("the copy is mended", lambda: path.read_bytes() == self.cold[key], LONG_S)
+        try:
+            until("the copy is mended", lambda: path.read_bytes() == self.cold[key], LONG_S)
+        except AssertionError as error:
+            said = self.bricks.said("scrub", "status")
+            raise AssertionError(f"{error}: {path}, {said}; {self.server.log(4000)}") from None
         assert read(clients.boto(self.server), key) == self.cold[key]
         return time.monotonic() - begun
 

@@ -28,7 +28,7 @@ def storm(new_server, tmp_path):
 
 def test_nothing_is_lost_while_bricks_fail_under_load(storm):
     storm.begin()
-    for fault in ["io errors", "killed", "full"]:
+    for fault in ["io errors", "flipped", "killed", "moved", "full"]:
         storm.strike(fault)
     found = storm.end()
     assert not found["wrong"], found["wrong"]
