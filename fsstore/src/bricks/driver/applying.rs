@@ -16,6 +16,10 @@ use super::{CHECKPOINT_CHANGES, Copy, Driver, Input, Mark};
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
 
+/// So many bytes that are written in place count as one more change: what the logs hold between two
+/// checkpoints, in memory too, is bounded.
+const BYTES_A_CHANGE: usize = 16 << 10;
+
 impl<D: Disk> Driver<D> {
     /// Does something in a brick's tree after what was said before it; a record once it is logged,
     /// since with that its staged file is there.
@@ -61,6 +65,8 @@ impl<D: Disk> Driver<D> {
         is_partial: bool,
     ) {
         let seq = record.at.seq;
+        let written = record.body.as_ref().and_then(|body| body.as_ref()?.bytes());
+        self.seats[seat].changes += written.map_or(0, |bytes| bytes.len() / BYTES_A_CHANGE);
         let member = Arc::clone(&self.seats[seat].member);
         let in_sync = self.groups[g as usize].config.in_sync.contains(member.id);
         let Some(copy) = self.copy(g, seat) else {
