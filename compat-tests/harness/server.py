@@ -156,4 +156,5 @@ class Server(Endpoint):
     def staging_debris(self):
         """Files left in the staging directory."""
         staging = self.volume_dir / ".portico" / "staging"
-        return [path for path in staging.rglob("*") if not path.is_dir()]
+        # What goes while it is looked at is passed over.
+        return [Path(folder) / name for folder, _, names in os.walk(staging) for name in names]
