@@ -24,23 +24,63 @@ use crate::error::{Result, StoreError};
 /// What is left of a brick that was let go: its seat, and its logging thread, which ends.
 pub(super) type Left = (usize, Option<JoinHandle<()>>);
 
-/// Seats of bricks that have left. Locked, too, by who gives one away.
+/// Seats of bricks that have left. The lock is never held while a disk is waited for.
 #[derive(Default)]
-pub(super) struct FreeSeats(Mutex<BTreeSet<usize>>);
+pub(super) struct FreeSeats(Mutex<Seating>);
+
+#[derive(Default)]
+struct Seating {
+    free: BTreeSet<usize>,
+    /// Someone is on his way to a seat: one at a time.
+    is_coming: bool,
+}
+
+/// A seat that is kept for who comes; given up when it is dropped before.
+struct Reserved<'a> {
+    seats: &'a FreeSeats,
+    at: usize,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.seats.lock().is_coming = false;
+    }
+}
 
 impl FreeSeats {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+    fn lock(&self) -> MutexGuard<'_, Seating> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn contains(&self, seat: usize) -> bool {
-        self.lock().contains(&seat)
+        self.lock().free.contains(&seat)
+    }
+
+    /// Keeps a seat: the one at `known`, where the brick has had one. `count` are there.
+    fn reserve(&self, known: Option<usize>, count: usize) -> Result<Reserved<'_>> {
+        let mut seating = self.lock();
+        if seating.is_coming {
+            return Err(StoreError::Busy("another brick that is coming"));
+        }
+        let at = match known {
+            Some(at) if !seating.free.contains(&at) => {
+                return Err(StoreError::Busy("a brick that is still here"));
+            }
+            Some(at) => at,
+            None => seating.free.first().copied().unwrap_or(count),
+        };
+        if at >= MAX_BRICKS {
+            return Err(StoreError::NoSpace);
+        }
+        seating.is_coming = true;
+        Ok(Reserved { seats: self, at })
     }
 }
 
 impl<D: Disk> Bricks<D> {
     /// Takes a brick in, a new one or one that [has left](Self::leave): what it should have and has
-    /// not is brought to it. Errors: those of its log; Busy (it is here), NoSpace (no seat is free).
+    /// not is brought to it. Errors: those of its log; Busy (it is here, or
+    /// another is coming), NoSpace (no seat is free).
     pub async fn join(&self, present: Present<D>) -> Result<()> {
         let bricks = self.clone();
         off_thread(move || bricks.join_blocking(present)).await
@@ -48,19 +88,10 @@ impl<D: Disk> Bricks<D> {
 
     fn join_blocking(&self, present: Present<D>) -> Result<()> {
         let shared = &self.shared;
-        let mut free = self.free.lock();
         let members = shared.all_members();
         let known = members.iter().position(|member| member.id == present.id);
-        let at = match known {
-            Some(at) if !free.contains(&at) => {
-                return Err(StoreError::Busy("a brick that is still here"));
-            }
-            Some(at) => at,
-            None => free.first().copied().unwrap_or(members.len()),
-        };
-        if at >= MAX_BRICKS {
-            return Err(StoreError::NoSpace);
-        }
+        let reserved = self.free.reserve(known, members.len())?;
+        let at = reserved.at;
         let count = shared.grouping.count();
         let Present {
             id,
@@ -84,7 +115,7 @@ impl<D: Disk> Bricks<D> {
                 None => all.push(member),
             }
         }
-        free.remove(&at);
+        self.free.lock().free.remove(&at);
         let seat = Box::new(seat);
         let sent = shared.input.send(Input::Joined { at, seat, stored });
         sent.map_err(|_| StoreError::Stopping)
@@ -114,7 +145,7 @@ impl<D: Disk> Bricks<D> {
             if let Err(error) = member.close().await {
                 tracing::info!(brick = brick.0, %error, "a brick that left cannot be ended in order");
             }
-            self.free.lock().insert(at);
+            self.free.lock().free.insert(at);
         }
         Ok(true)
     }

@@ -40,6 +40,11 @@ pub(super) fn spoil(spoiled: &Spoiled, seq: u64) {
     spoiled.insert(seq);
 }
 
+fn has_any(spoiled: &Spoiled) -> bool {
+    let spoiled = spoiled.lock().unwrap_or_else(PoisonError::into_inner);
+    !spoiled.is_empty()
+}
+
 /// See the module.
 pub struct Member<D: Disk> {
     /// Its number in the volume.
@@ -320,9 +325,15 @@ impl<D: Disk> Member<D> {
             };
             let made = applying.change(turn, change);
             match &made {
-                Ok(()) if how.counts => member.note_applied(how.group, Some(record.at.seq)),
+                // Not over one that could not be made: whoever asks is told that it may be lacking.
+                Ok(()) if how.counts && !has_any(&spoiled) => {
+                    member.note_applied(how.group, Some(record.at.seq));
+                }
                 Ok(()) => {}
-                Err(_) => spoil(&spoiled, record.at.seq),
+                Err(_) => {
+                    spoil(&spoiled, record.at.seq);
+                    member.note_applied(how.group, None);
+                }
             }
             made
         })

@@ -36,10 +36,11 @@ use super::kinds::{Copied, Name};
 use super::member::{CopyError, Member};
 use super::pace::{Limits, Pace};
 use super::quarantine::Quarantined;
-use super::shared::Shared;
+use super::shared::{Shared, is_fault};
 use crate::brick::disk::{Disk, DiskFile};
 use crate::brick::hashing::is_same_state;
 use crate::brick::scrub::{Checked, Reading, Verdict};
+use crate::brick::sink::require_room;
 use crate::error::{Result, StoreError};
 use crate::object::Locator;
 
@@ -61,6 +62,9 @@ const MAX_RESTING: usize = 4096;
 /// So many files that cannot be read, within [`UNREADABLE_WITHIN`], are a disk that fails.
 const MAX_UNREADABLE: usize = 16;
 const UNREADABLE_WITHIN: Duration = Duration::from_secs(60);
+/// So are reads that take so long to fail, altogether, within [`WAITED_WITHIN`].
+const MAX_WAITED: Duration = Duration::from_secs(30);
+const WAITED_WITHIN: Duration = Duration::from_secs(120);
 /// Read at once, in bytes.
 const STEP_LEN_BYTES: usize = 1 << 20;
 
@@ -108,6 +112,7 @@ pub(super) struct Suspects {
     queue: Mutex<Option<SyncSender<Suspect>>>,
     rested: Mutex<HashMap<(BrickId, Locator), (Suspicion, Instant)>>,
     unreadable: Mutex<HashMap<BrickId, Vec<Instant>>>,
+    waited: Mutex<HashMap<BrickId, Vec<(Instant, Duration)>>>,
     found: AtomicU64,
     mended: AtomicU64,
     lost: AtomicU64,
@@ -127,6 +132,7 @@ impl Suspects {
             queue: Mutex::new(Some(queue)),
             rested: Mutex::default(),
             unreadable: Mutex::default(),
+            waited: Mutex::default(),
             found: AtomicU64::default(),
             mended: AtomicU64::default(),
             lost: AtomicU64::default(),
@@ -167,12 +173,26 @@ impl Suspects {
         *lock(&self.queue) = None;
     }
 
+    pub fn is_open(&self) -> bool {
+        lock(&self.queue).is_some()
+    }
+
     pub fn counts(&self) -> RotCounts {
         RotCounts {
             found: self.found.load(Ordering::Relaxed),
             mended: self.mended.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
         }
+    }
+
+    /// Notes how long a reader waited to be told that a file cannot be read; true where readers of
+    /// its brick have waited too long altogether.
+    pub fn is_too_slow(&self, brick: BrickId, waited: Duration) -> bool {
+        let mut all = lock(&self.waited);
+        let waits = all.entry(brick).or_default();
+        waits.retain(|(at, _)| at.elapsed() < WAITED_WITHIN);
+        waits.push((Instant::now(), waited));
+        waits.iter().map(|(_, waited)| *waited).sum::<Duration>() > MAX_WAITED
     }
 
     /// Notes a file that cannot be read; true where its brick has too many.
@@ -205,7 +225,7 @@ pub(super) fn mend_suspects<D: Disk>(shared: &Weak<Shared<D>>, waiting: &Waiting
             if suspicion == Suspicion::WasRead {
                 std::thread::sleep(pace.take(begun.elapsed(), len_bytes));
             }
-            lock(&shared.suspects.queue).is_some()
+            shared.suspects.is_open()
         };
         if let Err(error) = shared.mend(brick, &at, reading, &mut may_read) {
             tracing::debug!(brick = brick.0, bucket = %at.bucket, key = %at.key, "cannot be mended: {error}");
@@ -331,6 +351,7 @@ impl<D: Disk> Shared<D> {
             shared: Arc::clone(self),
             permit: Arc::new(permit),
         };
+        require_room(&**member.inner.disk(), bad.facts.len_bytes)?;
         let copied = healing::copy_object(source, &staging, (&at.bucket, &at.key));
         let (copied, files) = match copied {
             Ok(copied) => copied,
@@ -339,10 +360,11 @@ impl<D: Disk> Shared<D> {
                 return Err(error);
             }
             Err(CopyError::Target(error)) => {
-                self.report(
-                    member.id,
-                    StoreError::Busy("a good copy that cannot be written"),
-                );
+                // One that is full is not one that fails.
+                if is_fault(&error) {
+                    let error = StoreError::Busy("a good copy that cannot be written");
+                    self.report(member.id, error);
+                }
                 return Err(error);
             }
         };
@@ -365,6 +387,7 @@ impl<D: Disk> Shared<D> {
             synced.map_err(|e| StoreError::from_io("make a good copy durable", e))?;
         }
         let (replacing, facts, at) = (Arc::clone(member), bad.facts, at.clone());
+        let stamp = bad.record.stamp;
         let kept = Quarantined {
             number: op.0,
             bucket: at.bucket.as_str().to_owned(),
@@ -383,32 +406,55 @@ impl<D: Disk> Shared<D> {
             ) else {
                 return Ok(false);
             };
-            if has_other_names(file) {
-                // The others would go on leading to the bad one.
-                let (bucket, key) = (at.bucket.as_str(), at.key.as_str());
-                tracing::warn!(
-                    brick = replacing.id.0,
-                    bucket,
-                    key,
-                    "a bad file has several names"
-                );
+            // A patch moves none of what was compared where records are files of their own.
+            if looked.record.stamp != stamp {
                 return Ok(false);
             }
-            if let Err(error) = replacing.quarantine()?.keep(file, &at, kept) {
-                tracing::warn!(brick = replacing.id.0, %error, "a bad file is not kept aside");
+            let (quarantine, ino) = (replacing.quarantine()?, looked.found.facts.ino);
+            let fail = |e| StoreError::from_io("look into the quarantine", e);
+            let (bucket, key) = (at.bucket.as_str(), at.key.as_str());
+            let brick = replacing.id.0;
+            // It is there already where an earlier mend of it was interrupted.
+            let standing = quarantine.number_of(ino).map_err(fail)?;
+            let own_names = 1 + u64::from(standing.is_some());
+            if has_more_names(file, own_names) {
+                // The others would go on leading to the bad one.
+                tracing::warn!(brick, bucket, key, "a bad file has several names");
+                return Ok(false);
             }
-            healing::replace(&replacing, turn, &name, Some(&copied))?;
+            let number = standing.unwrap_or(kept.number);
+            let is_edited = kept.what == "changed";
+            let is_kept = match standing {
+                Some(_) => Ok(true),
+                None => quarantine.keep(file, &at, kept),
+            };
+            match is_kept {
+                Ok(true) => {}
+                // Someone wrote it: it is not thrown away.
+                Ok(false) | Err(_) if is_edited => {
+                    tracing::warn!(brick, bucket, key, "an edited file cannot be kept aside");
+                    return Ok(false);
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(brick, %error, "a bad file is not kept aside"),
+            }
+            let replaced = healing::replace(&replacing, turn, &name, Some(&copied));
+            if replaced.is_err() {
+                // It stands where it stood.
+                let _ = quarantine.drop(number);
+            }
+            replaced?;
             Ok(true)
         });
         self.runtime.block_on(replaced)
     }
 }
 
-/// Whether a file has more names than the one it was found by, where that can be known.
-fn has_other_names(file: &impl DiskFile) -> bool {
+/// Whether a file has more names than so many, where that can be known.
+fn has_more_names(file: &impl DiskFile, count: u64) -> bool {
     let stat = file.descriptor().map(rustix::fs::fstat);
     stat.and_then(std::result::Result::ok)
-        .is_some_and(|stat| stat.st_nlink > 1)
+        .is_some_and(|stat| stat.st_nlink > count as _)
 }
 
 impl<D: Disk> Member<D> {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
@@ -144,6 +145,7 @@ impl<D: Disk> Object for BricksObject<D> {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let begun = Instant::now();
         let read = self.on_brick().read(range.clone()).await;
         let is_bad = match &read {
             Ok(bytes) => !self.is_right(self.on_brick(), &range, bytes)?,
@@ -152,9 +154,12 @@ impl<D: Disk> Object for BricksObject<D> {
         if !is_bad || self.other.get().is_some() {
             return read.and_then(|bytes| if is_bad { Err(rotten()) } else { Ok(bytes) });
         }
-        self.shared
-            .suspects
-            .add(self.member.id, &self.at, Suspicion::IsBad);
+        let suspects = &self.shared.suspects;
+        suspects.add(self.member.id, &self.at, Suspicion::IsBad);
+        if read.is_err() && suspects.is_too_slow(self.member.id, begun.elapsed()) {
+            let error = StoreError::Busy("reads that take too long to fail");
+            self.shared.report(self.member.id, error);
+        }
         let Some(other) = self.elsewhere().await else {
             return Err(read.err().unwrap_or_else(rotten));
         };

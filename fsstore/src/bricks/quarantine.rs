@@ -103,7 +103,21 @@ impl<D: Disk> Quarantine<D> {
         Ok(true)
     }
 
-    fn drop(&self, number: u64) -> io::Result<()> {
+    /// Where a file with this inode number is kept.
+    pub fn number_of(&self, ino: u64) -> io::Result<Option<u64>> {
+        for kept in self.list()? {
+            match self.disk.stat(&self.dir, &name_of(kept.number)) {
+                Ok(facts) if facts.ino == ino => return Ok(Some(kept.number)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a file no more.
+    pub fn drop(&self, number: u64) -> io::Result<()> {
         for name in [name_of(number), note_of(number)] {
             match self.disk.unlink(&self.dir, &name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -200,7 +200,13 @@ impl<D: Disk> Bricks<D> {
     /// Reads a copy again that a scrub found bad, and makes it anew from a good one. Blocking, on a
     /// thread that is not a runtime's. Errors: those of the brick.
     pub fn mend(&self, brick: BrickId, at: &Locator) -> Result<Mending> {
-        self.shared.mend(brick, at, Reading::Disk, &mut |_| true)
+        let mut may_read = |_| self.shared.suspects.is_open();
+        self.shared.mend(brick, at, Reading::Disk, &mut may_read)
+    }
+
+    /// Has nothing mended any more, since the volume is about to be closed.
+    pub fn stop_mending(&self) {
+        self.shared.suspects.close();
     }
 
     /// How often copies were found bad.

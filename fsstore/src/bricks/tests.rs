@@ -186,7 +186,7 @@ fn files(rig: &Rig, brick: usize) -> BTreeMap<String, (Vec<u8>, i64, u32)> {
 
 /// Waits until every group has this many bricks in sync.
 async fn in_sync(rig: &Rig, count: usize) {
-    for _ in 0..600 {
+    for _ in 0..2400 {
         let groups = rig.ledger.groups();
         if groups.iter().all(|config| config.in_sync.len() == count) {
             return;

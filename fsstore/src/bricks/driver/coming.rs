@@ -29,10 +29,9 @@ impl<D: Disk> Driver<D> {
                 self.begin(g, at, stored);
             } else if group.wanted.is_some_and(|wanted| wanted.contains(brick)) {
                 self.begin(g, at, heal::nothing());
-            } else {
-                continue;
             }
             self.tell_missing(g);
+            // Of all: who had the seat before may have been readable.
             self.publish_config(g);
         }
     }

@@ -317,6 +317,8 @@ impl<D: Disk> Driver<D> {
             } else if group.wanted.is_some_and(|wanted| wanted.contains(brick)) {
                 self.begin(g, seat, heal::nothing());
             }
+            // What it has logged and not published is not read from it.
+            self.publish_config(g);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Copies whose bytes are not those that were written.
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use placement::layout::BrickId;
@@ -42,6 +43,11 @@ async fn rot(rig: &Rig, bricks: &Bricks, brick: usize, key: &str) {
     let (member, at) = (bricks.shared.all_members()[brick].clone(), at(key));
     let vouched = member.inner.in_turn(None, move |inner, _| inner.vouch(&at));
     vouched.await.unwrap();
+}
+
+fn link(from: &Path, to: &Path) {
+    let linked = Command::new("ln").args([from, to]).status();
+    assert!(linked.unwrap().success());
 }
 
 fn reader(bricks: &Bricks, key: &str) -> usize {
@@ -142,5 +148,25 @@ async fn what_has_no_good_copy_is_told_and_left_as_it_is() {
     put(&bricks, "k", "again").await.unwrap();
     assert_eq!(get(&bricks, "k").await.unwrap(), "again");
     assert_eq!(mend(&bricks, 0, "k").await, Mending::Sound);
+    bricks.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mend_that_was_interrupted_is_made_again() {
+    let (rig, bricks) = scene("k", "the bytes").await;
+    rot(&rig, &bricks, 1, "k").await;
+    // As a crash leaves it: kept aside, and not replaced.
+    assert_eq!(mend(&bricks, 1, "k").await, Mending::Mended);
+    let quarantine = rig.dirs[1].path().join(".portico/quarantine");
+    let (kept, standing) = (bricks.quarantined()[1].1[0].number, path(&rig, 1, "k"));
+    std::fs::remove_file(&standing).unwrap();
+    link(&quarantine.join(format!("{kept:016x}")), &standing);
+    assert_eq!(mend(&bricks, 1, "k").await, Mending::Mended);
+    assert!(is_equal(&rig));
+    assert_eq!(bricks.quarantined()[1].1.len(), 1, "once");
+    // A file with a name of someone else's is left alone.
+    rot(&rig, &bricks, 1, "k").await;
+    link(&standing, &rig.dirs[1].path().join("bkt/other"));
+    assert_eq!(mend(&bricks, 1, "k").await, Mending::Lost);
     bricks.close().await.unwrap();
 }

@@ -13,7 +13,7 @@ use fsstore::bricks::making::{self, Arrival, NewVolume, Note};
 use fsstore::bricks::mending::Mending;
 use fsstore::bricks::pace::Limits;
 use fsstore::bricks::plan::{BrickId, BrickSet};
-use fsstore::bricks::plan::{Plan, PlanError};
+use fsstore::bricks::plan::{NewMember, Plan, PlanError};
 use fsstore::bricks::quarantine;
 use fsstore::bricks::scrubber::Scrubber;
 use fsstore::bricks::seats::Seats;
@@ -184,6 +184,7 @@ impl Served {
 
     /// Ends it in order.
     pub(super) async fn close(&self) -> Result<(), CommandError> {
+        self.bricks.stop_mending();
         tokio::task::block_in_place(|| self.inner.scrubber.close());
         Ok(self.bricks.close().await?)
     }
@@ -255,9 +256,25 @@ impl Served {
         Ok(kept.recv().map_err(|_| ended())??)
     }
 
-    fn arrive(&self, dir: &Path) -> Result<Arrival, CommandError> {
-        let plan = self.inner.seats.plan();
-        Ok(Arrival::begin(dir, self.inner.volume, &plan)?)
+    /// A directory becomes a brick, and one of the volume's as `edit` has it.
+    fn arrives(
+        &self,
+        dir: &Path,
+        edit: impl FnOnce(&mut Plan, NewMember) -> Result<BrickId, PlanError> + Send + 'static,
+    ) -> Result<(), CommandError> {
+        let seats = &self.inner.seats;
+        let arrival = Arrival::begin(dir, self.inner.volume, &seats.plan())?;
+        let member = arrival.member.clone();
+        let (uuid, dir) = (member.uuid, member.dir.clone());
+        seats.join(arrival.arrive());
+        match self.change(move |plan| edit(plan, member)) {
+            Ok(id) => self.taken_in(id, &dir),
+            Err(error) => {
+                // It stays half made, and nobody's.
+                seats.leave(uuid);
+                Err(error)
+            }
+        }
     }
 
     /// A brick came: it is given what it should have.
@@ -374,21 +391,11 @@ impl Desk for Served {
                 plan.is_rebalance_paused = is_paused;
                 Ok(())
             })?,
-            VolumeAsk::Add { dir } => {
-                let arrival = self.arrive(&dir)?;
-                let member = arrival.member.clone();
-                let dir = member.dir.clone();
-                self.inner.seats.join(arrival.arrive());
-                let id = self.change(move |plan| plan.add(member))?;
-                self.taken_in(id, &dir)?;
-            }
+            VolumeAsk::Add { dir } => self.arrives(&dir, Plan::add)?,
             VolumeAsk::Replace { brick, dir } => {
-                let arrival = self.arrive(&dir)?;
-                let member = arrival.member.clone();
-                let dir = member.dir.clone();
-                self.inner.seats.join(arrival.arrive());
-                let id = self.change(move |plan| plan.replace(BrickId(brick), member))?;
-                self.taken_in(id, &dir)?;
+                self.arrives(&dir, move |plan, member| {
+                    plan.replace(BrickId(brick), member)
+                })?;
             }
         }
         Ok(json!(self.status()))

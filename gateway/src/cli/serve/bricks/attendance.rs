@@ -123,12 +123,13 @@ impl Served {
             tokio::time::sleep(LOOK_INTERVAL).await;
             while let Some(looked) = watched.try_join_next() {
                 match looked {
-                    Ok(id) => under_way.remove(&id),
+                    Ok(id) => drop(under_way.remove(&id)),
                     Err(error) => {
                         tracing::error!(%error, "looking for a brick failed");
-                        return;
+                        // Nobody knows which: all are looked at again.
+                        under_way.clear();
                     }
-                };
+                }
             }
         }
     }
@@ -213,7 +214,7 @@ impl Served {
             }
             Err(error) => return Err(error.into()),
         };
-        let (brick, dir) = (id.0, returned.dir.display());
+        let (brick, dir, uuid) = (id.0, returned.dir.display(), returned.chair.uuid);
         if let Some(doubt) = returned.doubt {
             tracing::warn!(event = "brick.doubted", brick, dir = %dir, "the brick {doubt}: it is compared with the others");
         }
@@ -221,6 +222,12 @@ impl Served {
         self.take_in(id, &returned.dir, returned.doubt.is_some())
             .await?;
         self.inner.seats.join(returned.chair);
+        if self.inner.seats.plan().member(id).is_none() {
+            // It was taken out of the volume meanwhile.
+            self.let_go(id).await;
+            self.inner.seats.leave(uuid);
+            return Ok(());
+        }
         tracing::info!(event = "brick.back", brick, dir = %dir, "a brick is here again");
         Ok(())
     }
