@@ -29,7 +29,7 @@ mod tests;
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -53,6 +53,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 const FLUSH_ROWS: usize = 4_096;
 /// Pause after a transaction that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The same failure is told so rarely.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -507,19 +509,25 @@ impl Shared {
 /// Writes what is pending, every [`FLUSH_INTERVAL`] or [`FLUSH_ROWS`], and deletes the rows of
 /// dropped buckets a batch at a time. Never ends by itself.
 async fn run_flusher(shared: Arc<Shared>) {
+    let mut told: Option<Instant> = None;
     loop {
         shared.pending.notified().await;
         // Much to flush, or the time is over: both are reasons to go on.
         let _ = tokio::time::timeout(FLUSH_INTERVAL, shared.hurry.notified()).await;
         match flush_in_background(&shared).await {
             Ok(more) => {
+                told = None;
                 if more {
                     shared.pending.notify_one();
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, source = ?std::error::Error::source(&error),
-                    "the listing index could not be written; changes stay in memory");
+                // A disk that has failed is not told of at each try.
+                if told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, source = ?std::error::Error::source(&error),
+                        "the listing index could not be written; changes stay in memory");
+                }
                 shared.pending.notify_one();
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }

@@ -31,16 +31,21 @@ pub fn start<D: Disk>(inner: &Arc<Inner<D>>) {
     let spawned = std::thread::Builder::new()
         .name("scan".to_owned())
         .spawn(move || {
+            let mut has_told = false;
             loop {
                 let Some(inner) = weak.upgrade() else { return };
                 if inner.is_stopping() {
                     return;
                 }
                 let began = Instant::now();
-                if let Err(e) = inner.scan_all()
-                    && !inner.is_stopping()
-                {
-                    tracing::warn!("the tree could not be compared with the index: {e}");
+                match inner.scan_all() {
+                    Ok(()) => has_told = false,
+                    Err(e) => {
+                        // A disk that has failed is not told of at each look.
+                        if !inner.is_stopping() && !std::mem::replace(&mut has_told, true) {
+                            tracing::warn!("the tree could not be compared with the index: {e}");
+                        }
+                    }
                 }
                 let took = began.elapsed();
                 let rest = (took * REST_FACTOR).max(inner.scan_interval());
