@@ -7,22 +7,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
 use placement::replica::{
-    Action, BrickSet, Event, GroupConfig, Life, OpId, Record, Replica, Session, Stored, Terms, Time,
+    Action, BrickSet, Event, GroupConfig, Life, OpId, Record, Replica, Stored, Terms, Time,
 };
 
 use super::healing::Touched;
 use super::kinds::Kept;
 use super::ledger::Ledger;
 use super::logger::LogJob;
-use super::member::{Member, Spoiled};
+use super::member::Spoiled;
 use super::shared::Shared;
 use crate::brick::disk::Disk;
 use crate::error::StoreError;
@@ -35,11 +34,13 @@ mod input;
 mod logging;
 mod members;
 mod requests;
+mod seat;
 mod watching;
 
 use handing::Handing;
 pub use input::{Ask, Decide, Decision, Input, Mark};
 pub use requests::UNDECIDED;
+pub(super) use seat::Seat;
 
 /// How often what waits is looked after.
 const TICK: Duration = Duration::from_millis(200);
@@ -59,56 +60,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a copy that could not be made what it should be takes no part.
 const OUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 15_000 });
-
-/// A brick, as the driver sees it.
-pub(super) struct Seat<D: Disk> {
-    pub member: Arc<Member<D>>,
-    pub jobs: Sender<LogJob>,
-    pub thread: Option<JoinHandle<()>>,
-    /// The number of the latest life of anything on it.
-    pub life: u64,
-    /// Applied since the last checkpoint: by group the last record.
-    dirty: HashMap<u32, u64>,
-    changes: usize,
-    checkpointed: Instant,
-    is_checkpointing: bool,
-    /// A sync of its tree failed: no later one says that what came before is durable.
-    is_poisoned: bool,
-    /// Jobs that its logging thread has not done, and since when.
-    jobs_left: usize,
-    jobs_since: Instant,
-    /// When it was last said that it hangs and stays.
-    hung_told: Option<Instant>,
-    /// Learners' trees that are to be synced and marked whole; whether some are being.
-    settling: Vec<(Mark, Session)>,
-    is_settling: bool,
-}
-
-impl<D: Disk> Seat<D> {
-    pub fn new(
-        member: Arc<Member<D>>,
-        jobs: Sender<LogJob>,
-        thread: JoinHandle<()>,
-        life: u64,
-    ) -> Self {
-        Self {
-            member,
-            jobs,
-            thread: Some(thread),
-            life,
-            dirty: HashMap::new(),
-            changes: 0,
-            checkpointed: Instant::now(),
-            is_checkpointing: false,
-            is_poisoned: false,
-            jobs_left: 0,
-            jobs_since: Instant::now(),
-            hung_told: None,
-            settling: Vec::new(),
-            is_settling: false,
-        }
-    }
-}
 
 /// One copy of a group.
 struct Copy {
