@@ -72,6 +72,8 @@ struct Copy {
     replica: Replica<Kept>,
     /// Records up to here were in its log when its life began: the tree may have them.
     old: u64,
+    /// The same; 0 once the log was begun anew in this life.
+    began_with: u64,
     /// Published up to here.
     applied: u64,
     /// Records on their way into the tree: since when, and whether they are over.
@@ -126,6 +128,8 @@ struct Pending<D: Disk> {
     group: GroupId,
     ask: Ask<D>,
     refusal: Option<StoreError>,
+    /// Since when it waits for a primary, where it does.
+    parked: Option<Instant>,
     since: Instant,
     /// The seat it was given to.
     asked: Option<usize>,
@@ -250,6 +254,7 @@ impl<D: Disk> Driver<D> {
             out_since: None,
             replica,
             old,
+            began_with: old,
             applied,
             applying: VecDeque::new(),
             readable_from: old,
@@ -484,6 +489,9 @@ impl<D: Disk> Driver<D> {
                 let life = copy.life;
                 // What was to be logged before is of the log that is over.
                 copy.unlogged.clear();
+                copy.logging.clear();
+                copy.held.clear();
+                copy.began_with = 0;
                 self.log(
                     seat,
                     LogJob::Rebase {

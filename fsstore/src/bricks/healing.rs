@@ -310,23 +310,29 @@ fn copy_standing<D: Disk>(
         return Ok((None, Vec::new()));
     };
     let stamp = looked.record.stamp;
-    let file = match &looked.found.file {
-        Some(file) => to.copy_here(file)?,
-        None => Arc::new(to.inner.unnamed().map_err(CopyError::Target)?),
+    let (file, found) = match &looked.found.file {
+        Some(file) => to.copy_range_here(file, 0, looked.info.len_bytes)?,
+        None => (Arc::new(to.inner.unnamed().map_err(CopyError::Target)?), 0),
     };
     let fail = |e| CopyError::Target(StoreError::from_io("fetch a file", e));
     let len_bytes = file.facts().map_err(fail)?.len_bytes;
     if len_bytes != looked.info.len_bytes {
         return Err(CopyError::Source(StoreError::ChangedWhileRead));
     }
+    let mut record = Record {
+        state: None,
+        mtime_before_ns: None,
+        ..looked.record
+    };
+    if len_bytes > 0 && record.crc64nvme.is_some_and(|expected| expected != found) {
+        // What rotted is not to be vouched for anew.
+        tracing::error!(bucket = %at.bucket, key = %at.key, "copied, and not what its digests say");
+        record.void_digests();
+    }
     let new = NewObject {
         len_bytes,
         modified_ns: looked.info.modified.0,
-        record: Record {
-            state: None,
-            mtime_before_ns: None,
-            ..looked.record
-        },
+        record,
         owner: FileOwner::default(),
         posix: match &looked.found.file {
             Some(file) => nodes::posix_of_file(file.descriptor()).map_err(CopyError::Source)?,
@@ -385,7 +391,11 @@ fn copy_upload<D: Disk>(
     for part in upload.parts_after(None, usize::MAX) {
         let opened = upload.open_part(from.inner.disk(), part.number);
         let (source, at) = opened.map_err(CopyError::Source)?;
-        let (file, _) = staging.to.copy_range_here(&source, at, part.len_bytes)?;
+        let (file, found) = staging.to.copy_range_here(&source, at, part.len_bytes)?;
+        if found != part.crc64nvme {
+            let changed = StoreError::Corrupt("a part is not what was uploaded".to_owned());
+            return Err(CopyError::Source(changed));
+        }
         let synced = file.sync();
         synced.map_err(|e| CopyError::Target(StoreError::from_io("fetch a part", e)))?;
         parts.push((part, staging.hold(file)));

@@ -80,6 +80,8 @@ pub struct ReplicaLog<D: Disk> {
     is_synced: bool,
     /// Groups with records that are not confirmed.
     unconfirmed: Vec<u32>,
+    /// Operations whose records were dropped and not given yet.
+    dropped: Vec<OpId>,
     groups: Vec<GroupLog>,
 }
 
@@ -113,6 +115,7 @@ impl<D: Disk> ReplicaLog<D> {
             unwritten: Vec::new(),
             is_synced: false,
             unconfirmed: Vec::new(),
+            dropped: Vec::new(),
             groups: vec![GroupLog::default(); groups as usize],
         };
         let mut rest = bytes.as_slice();
@@ -187,7 +190,7 @@ impl<D: Disk> ReplicaLog<D> {
     /// kernel has in memory of the rest may be nowhere else, and no further sync would say so.
     /// Gives the operations whose records are dropped.
     pub fn keep_confirmed(&mut self) -> Result<Vec<OpId>> {
-        let mut dropped = Vec::new();
+        let mut dropped = std::mem::take(&mut self.dropped);
         for g in std::mem::take(&mut self.unconfirmed) {
             if let Some(group) = self.groups.get_mut(g as usize) {
                 let confirmed = group.confirmed;
@@ -197,8 +200,10 @@ impl<D: Disk> ReplicaLog<D> {
                 group.cut(confirmed);
             }
         }
+        // Where that fails they are to be given the next time.
+        self.dropped = dropped;
         self.compact()?;
-        Ok(dropped)
+        Ok(std::mem::take(&mut self.dropped))
     }
 
     fn group(&mut self, group: u32) -> Option<&mut GroupLog> {
@@ -431,6 +436,7 @@ impl<D: Disk> ReplicaLog<D> {
                 upto: upto.collect(),
             },
         )?;
+        push_frame(&mut bytes, &Entry::Synced)?;
         let file = self
             .disk
             .open_own(&self.dir, NEXT_LOG, true)

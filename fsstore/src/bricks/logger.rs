@@ -304,8 +304,7 @@ impl<D: Disk> Logger<D> {
     fn sync(&mut self, files: &[Arc<D::File>]) -> Result<()> {
         let fail = |e| StoreError::from_io("make a change durable", e);
         let disk = Arc::clone(self.member.inner.disk());
-        // The directory and the log come on top.
-        if files.len() + 2 >= SYNC_EVERYTHING_FROM && disk.syncs_everything() {
+        if files.len() >= SYNC_EVERYTHING_FROM && disk.syncs_everything() {
             disk.sync_everything().map_err(fail)?;
             self.log.synced();
             return Ok(());

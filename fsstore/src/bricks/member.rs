@@ -60,7 +60,8 @@ pub struct Member<D: Disk> {
     /// Where records that are made again move files to, by the files' numbers.
     moves: Mutex<HashMap<u64, Vec<Locator>>>,
     /// Up to where its tree has the records of groups it is in sync in.
-    applied: Mutex<HashMap<GroupId, u64>>,
+    /// None where one could not be made.
+    applied: Mutex<HashMap<GroupId, Option<u64>>>,
     /// Its names, while others are compared with them.
     pub(super) census: tokio::sync::Mutex<Option<Census>>,
     /// How many groups' names are in memory at once.
@@ -77,6 +78,9 @@ pub(super) struct Manner<D: Disk> {
     pub is_partial: bool,
     /// The tree has all records before.
     pub counts: bool,
+    /// It was in the log when this life of the copy began: a staged file that is not there any
+    /// more was published.
+    pub was_logged: bool,
     /// Who may have what is missing here.
     pub peers: Vec<Arc<Member<D>>>,
 }
@@ -189,7 +193,7 @@ impl<D: Disk> Member<D> {
         self.inner.open_staged(&self.dir, &staged_name(op))
     }
 
-    fn applied(&self) -> MutexGuard<'_, HashMap<GroupId, u64>> {
+    fn applied(&self) -> MutexGuard<'_, HashMap<GroupId, Option<u64>>> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,15 +202,16 @@ impl<D: Disk> Member<D> {
         let mut applied = self.applied();
         match seq {
             Some(seq) => {
-                let known = applied.entry(group).or_default();
-                *known = seq.max(*known);
+                if let Some(known) = applied.entry(group).or_insert(Some(seq)) {
+                    *known = seq.max(*known);
+                }
             }
             None => drop(applied.remove(&group)),
         }
     }
 
     fn has_applied(&self, group: GroupId, seq: u64) -> bool {
-        self.applied().get(&group).is_some_and(|upto| *upto >= seq)
+        matches!(self.applied().get(&group), Some(Some(upto)) if *upto >= seq)
     }
 
     /// How many files are staged.
@@ -320,6 +325,7 @@ impl<D: Disk> Member<D> {
                 op: record.op,
                 stamp: stamp_of(record.at),
                 checks: how.checks,
+                was_logged: how.was_logged,
                 peers: &how.peers,
                 group: how.group,
             };

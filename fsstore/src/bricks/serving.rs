@@ -127,6 +127,7 @@ impl<D: Disk> Bricks<D> {
         let count = grouping.count();
         let (input, inputs) = channel();
         let members: Members<D> = Arc::new(RwLock::new(Vec::new()));
+        let mut unopened = None;
         let (mut seats, mut stored, mut last_op, mut now) = (Vec::new(), Vec::new(), 0, 0);
         let mut moves = BTreeSet::new();
         for Present {
@@ -140,7 +141,15 @@ impl<D: Disk> Bricks<D> {
                 let config = &configs[group.0 as usize];
                 is_new && !is_doubted && config.in_sync.contains(id)
             };
-            let log = open_log(&member, count, is_whole, is_doubted)?;
+            let log = match open_log(&member, count, is_whole, is_doubted) {
+                Ok(log) => log,
+                // The others are served; it takes part when it is found to be well.
+                Err(error) => {
+                    tracing::error!(brick = id.0, "a brick is left out: {error}");
+                    unopened = Some(error);
+                    continue;
+                }
+            };
             last_op = last_op.max(log.last_op());
             now = now.max(u64::try_from(member.inner.now().0).unwrap_or(0));
             let of_brick: Vec<_> = (0..count).map(|g| log.stored(GroupId(g))).collect();
@@ -154,6 +163,9 @@ impl<D: Disk> Bricks<D> {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(member);
+        }
+        if let Some(error) = unopened.filter(|_| seats.is_empty()) {
+            return Err(error);
         }
         let first_op = last_op.max(now) + 1;
         let (suspects, waiting) = Suspects::new();

@@ -79,11 +79,13 @@ impl<D: Disk> Driver<D> {
         }
         copy.applying.push_back((seq, Instant::now(), false));
         let (life, spoiled) = (copy.life, Arc::clone(&copy.spoiled));
+        let began_with = copy.began_with;
         let how = Manner {
             group: GroupId(g),
             checks,
             is_partial,
             counts: in_sync,
+            was_logged: seq <= began_with,
             peers: match checks {
                 true => self.shared.all_members(),
                 false => Vec::new(),

@@ -23,6 +23,7 @@ impl<D: Disk> Driver<D> {
                 group,
                 ask,
                 refusal: None,
+                parked: None,
                 since: Instant::now(),
                 asked: None,
             },
@@ -42,6 +43,7 @@ impl<D: Disk> Driver<D> {
             return;
         };
         pending.asked = seat;
+        pending.parked = pending.parked.filter(|_| seat.is_none());
         match seat {
             Some(seat) => {
                 let names = pending.ask.names.clone();
@@ -167,10 +169,10 @@ impl<D: Disk> Driver<D> {
         for g in 0..self.groups.len() {
             let parked = std::mem::take(&mut self.groups[g].parked);
             for op in parked {
-                match self.asks.get(&op) {
-                    Some(pending) if pending.since.elapsed() < PATIENCE => {
-                        self.groups[g].parked.push(op);
-                    }
+                let parked = self.asks.get_mut(&op);
+                let parked = parked.map(|pending| pending.parked.get_or_insert_with(Instant::now));
+                match parked {
+                    Some(since) if since.elapsed() < PATIENCE => self.groups[g].parked.push(op),
                     Some(_) => self.finish(op, Err(StoreError::Busy("no brick of its group"))),
                     None => {}
                 }

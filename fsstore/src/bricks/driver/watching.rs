@@ -135,6 +135,7 @@ impl<D: Disk> Driver<D> {
             checks: true,
             is_partial: false,
             counts: false,
+            was_logged: false,
             peers: self.shared.all_members(),
         };
         let made = member.apply(record, how, &spoiled);

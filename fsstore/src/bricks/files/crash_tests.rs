@@ -154,6 +154,11 @@ async fn play(worlds: &[World; 2], kept: &MemoryLedger, cuts: [u64; 2]) {
     let disks = left.map(disk);
     let bricks = start(&disks, &ledger, 3).await;
     wait_for_both(&ledger, &context).await;
+    for name in NAMES {
+        // What was logged is made again before anyone reads.
+        let group = bricks.shared.group_of(&at(name));
+        bricks.shared.reader(group).await.unwrap();
+    }
     let found = settled(&bricks, &context).await;
     let next = (answered + 1).min(STATES.len() - 1);
     assert!(

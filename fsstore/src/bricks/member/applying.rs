@@ -24,6 +24,7 @@ pub(super) struct Applying<'a, D: Disk> {
     pub op: OpId,
     pub stamp: Stamp,
     pub checks: bool,
+    pub was_logged: bool,
     pub peers: &'a [Arc<Member<D>>],
 }
 
@@ -149,6 +150,8 @@ impl<D: Disk> Applying<'_, D> {
                 return Ok(fetched);
             }
             Ok(false) => return Ok(None),
+            // It was published here, and what stands came later.
+            Err(CopyError::Source(_)) if self.was_logged => return Ok(None),
             Err(error) => error,
         };
         Err(error)
@@ -197,8 +200,19 @@ impl<D: Disk> Applying<'_, D> {
         }
     }
 
+    fn has_part(&self, at: &Locator, id: &UploadId, part: &PartInfo) -> Result<bool> {
+        match self.member.inner.upload_now(at, id) {
+            Err(StoreError::NoSuchUpload | StoreError::NoSuchBucket) => Ok(false),
+            upload => Ok(upload?.parts_after(None, usize::MAX).contains(part)),
+        }
+    }
+
     fn part(&self, at: &Locator, id: &UploadId, part: &PartInfo) -> Result<()> {
         let Member { inner, dir, .. } = self.member;
+        if self.checks && self.has_part(at, id, part)? {
+            self.member.drop_staged(self.op);
+            return Ok(());
+        }
         let Some(file) = self.staged_anywhere()? else {
             return match self.checks {
                 true => Ok(()),

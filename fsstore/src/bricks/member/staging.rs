@@ -292,23 +292,6 @@ impl<D: Disk> Member<D> {
         Ok(found == expected)
     }
 
-    /// A copy of a file's bytes on this brick, without a name.
-    pub(in super::super) fn copy_here(&self, source: &D::File) -> Copying<Arc<D::File>> {
-        let fail = |e| StoreError::from_io("fetch a file", e);
-        let file = self.inner.unnamed().map_err(CopyError::Target)?;
-        let mut at = 0;
-        loop {
-            let bytes = source.read_at(at, FETCH_STEP_LEN_BYTES);
-            let bytes = bytes.map_err(|e| CopyError::Source(fail(e)))?;
-            if bytes.is_empty() {
-                return Ok(Arc::new(file));
-            }
-            let written = file.write_at(at, &bytes);
-            written.map_err(|e| CopyError::Target(fail(e)))?;
-            at += bytes.len() as u64;
-        }
-    }
-
     /// A copy of a range of a file's bytes on this brick, without a name, and its CRC-64/NVME.
     pub(in super::super) fn copy_range_here(
         &self,
