@@ -86,7 +86,8 @@ class Syscalls:
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(str(self.socket_path))
         self.listening.listen()
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, daemon=True)
+        self.accepting.start()
 
     @property
     def wrap(self):
@@ -109,7 +110,10 @@ class Syscalls:
         self.refuse = refuse
 
     def close(self):
-        """Ends it; what runs goes on unwatched only where it has ended."""
+        """Ends it, after the last process it looks at."""
+        # The number of a socket that somebody still waits on would be the next one's.
+        self.listening.shutdown(socket.SHUT_RDWR)
+        self.accepting.join()
         self.listening.close()
 
     def accept(self):

@@ -21,7 +21,6 @@ from harness.wait import until
 
 pytestmark = pytest.mark.tree
 EVERY = os.environ.get("PORTICO_COMPAT_CUTS") == "all"
-SAMPLE = 3
 MOST_CHANGES = 400
 # An operation on disks that are both gone may have no answer.
 NO_ANSWER_S = 3
@@ -226,7 +225,7 @@ def test_a_rename_on_the_mount_after_power_cuts(new_server, tmp_path, disks):
     calls.close()
 
 
-@pytest.mark.parametrize("disks", ["ext4", "xfs"], indirect=True)
+@pytest.mark.parametrize("disks", ["ext4", "xfs"] if EVERY else ["ext4"], indirect=True)
 def test_copies_are_equal_after_power_cuts(new_server, tmp_path, disks):
     calls = Syscalls(tmp_path, *(disk.path for disk in disks))
     bricks = Bricks(new_server, tmp_path, 0, wrap=calls.wrap)
@@ -248,7 +247,7 @@ def test_copies_are_equal_after_power_cuts(new_server, tmp_path, disks):
     calls.close()
 
 
-@pytest.mark.parametrize("disks", ["ext4", "xfs"], indirect=True)
+@pytest.mark.parametrize("disks", ["ext4", "xfs"] if EVERY else ["xfs"], indirect=True)
 def test_healing_after_power_cuts(new_server, tmp_path, disks):
     calls = Syscalls(tmp_path, *(disk.path for disk in disks))
     bricks = Bricks(new_server, tmp_path, 0, wrap=calls.wrap)
@@ -278,9 +277,9 @@ def test_healing_after_power_cuts(new_server, tmp_path, disks):
             assert state(rig.s3, key) == data
         bricks.settled()
         bricks.check_copies("bkt", objects)
-        after += 1 if EVERY else 7 + source.randrange(30)
+        after += 1 if EVERY else 40 + source.randrange(80)
     print(f"Heal: {count} cuts")
-    assert count > 3
+    assert count > 0
     bricks.server.stop()
     calls.close()
 
