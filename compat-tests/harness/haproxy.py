@@ -41,7 +41,9 @@ def start(config, port, gateways, mode="http"):
     text = re.sub(r"(    server .*\n)+", rows, text)
     config.write_text("global\n    maxconn 2000\n" + text)
     with open(config.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen([shutil.which("haproxy") or "haproxy", "-db", "-f", str(config)], stdout=log, stderr=log)
+        return subprocess.Popen(
+            [shutil.which("haproxy") or "haproxy", "-db", "-f", str(config)], stdout=log, stderr=log
+        )
 
 
 def is_open(endpoint):

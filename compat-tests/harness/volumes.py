@@ -28,8 +28,11 @@ GATEWAYS = 3
 # A server that is told its kind of volume by the test.
 OWN_KIND = ("--shared", "--brick", "--adopt")
 
+# What is not for a kind of volume, and why.
+TABLE = Path(__file__).resolve().parents[1] / "volumes.toml"
 
-def reason_not_to_run(name, table=Path(__file__).resolve().parents[1] / "volumes.toml"):
+
+def reason_not_to_run(name, table=TABLE):
     """Why a test, `file::test`, is not for this kind of volume; none where it is."""
     entries = tomllib.loads(table.read_text()).get(KIND, [])
     return next(

@@ -363,7 +363,8 @@ def test_a_scrub_mends_a_byte_that_was_flipped(new_server, tmp_path):
     flip(bricks.dirs[1] / "main/bkt/first/d3/003")
     bricks.command("scrub", "start")
     found = until("all of it was read", lambda: ended(bricks, "status"))
-    assert [(named["brick"], named["key"], named["is_mended"]) for named in found["named"]] == [(1, "first/d3/003", True)]
+    told = [(named["brick"], named["key"], named["is_mended"]) for named in found["named"]]
+    assert told == [(1, "first/d3/003", True)]
     bricks.check_copies("bkt", objects)
     (kept,) = found["quarantine"]
     assert (kept["brick"], kept["key"]) == (1, "first/d3/003")

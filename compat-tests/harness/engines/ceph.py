@@ -1,4 +1,5 @@
-"""CephFS: one monitor, one manager, one metadata server, three object stores in files, as many ceph-fuse mounts as asked for."""
+"""CephFS: one monitor, one manager, one metadata server, three object stores in files, and as many ceph-fuse mounts as
+asked for."""
 
 import json
 import os
