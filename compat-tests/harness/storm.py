@@ -165,10 +165,10 @@ class Storm:
         return detected
 
     def full(self):
-        with open(self.small / "foreign", "wb") as file:
+        with open(self.small / "foreign", "wb", buffering=0) as file:
             try:
                 while file.write(bytes(MIB)):
-                    file.flush()
+                    pass
             except OSError as error:
                 assert error.errno == errno.ENOSPC
         time.sleep(FAULT_S)
