@@ -214,7 +214,7 @@ class Storm:
         self.is_down.set()
         self.server.kill()
         self.server.start()
-        time.sleep(0.3)
+        time.sleep(1)
         self.is_down.clear()
 
     def end(self):
