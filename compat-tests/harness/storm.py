@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from harness import clients
@@ -237,7 +238,7 @@ class Storm:
             "reads": sum(client.reads for client in self.clients),
             "refused": sum(client.errors for client in self.clients),
             "longest_s": max(client.longest_s for client in self.clients),
-            "failures": {kind: count for client in self.clients for kind, count in client.failures.items()},
+            "failures": dict(sum((Counter(client.failures) for client in self.clients), Counter())),
             "wrong": wrong,
         }
 
