@@ -10,6 +10,11 @@ from harness.wait import until
 HEALED_S = 90
 
 
+def lacking(status):
+    """How many groups are without a copy that they should have."""
+    return status["short_groups"] + status["to_make_groups"]
+
+
 class Bricks:
     """`portico serve OWN --brick …` with directories of the test's own, and its commands."""
 
@@ -47,8 +52,7 @@ class Bricks:
 
         def is_settled():
             status = self.status()
-            short = status["short_groups"] + status["to_make_groups"] + status["to_drop_groups"]
-            return short == 0 and status
+            return lacking(status) + status["to_drop_groups"] == 0 and status
 
         return until("everything has all its copies", is_settled, HEALED_S)
 

@@ -49,7 +49,6 @@ CALLS = {
     264: ("renameat", 0),
     316: ("renameat2", 0),
 }
-SYNCS = frozenset({"fsync", "fdatasync", "syncfs"})
 OPENS = {257: 2, 2: 1}
 MAKING = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE
 AT_FDCWD = 0xFFFFFF9C

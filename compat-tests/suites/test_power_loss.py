@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from harness import clients, fuse
-from harness.bricks import Bricks
+from harness.bricks import Bricks, lacking
 from harness.data import KIB, blob, md5, read_tree
 from harness.disks import LoopDisk
 from harness.syscalls import Syscalls
@@ -225,14 +225,20 @@ def test_a_rename_on_the_mount_after_power_cuts(new_server, tmp_path, disks):
     calls.close()
 
 
-@pytest.mark.parametrize("disks", ["ext4", "xfs"] if EVERY else ["ext4"], indirect=True)
-def test_copies_are_equal_after_power_cuts(new_server, tmp_path, disks):
-    calls = Syscalls(tmp_path, *(disk.path for disk in disks))
-    bricks = Bricks(new_server, tmp_path, 0, wrap=calls.wrap)
+def on_bricks(new_server, home, disks):
+    """A volume with an empty bucket, a brick on each disk, and its rig."""
+    calls = Syscalls(home, *(disk.path for disk in disks))
+    bricks = Bricks(new_server, home, 0, wrap=calls.wrap)
     bricks.at(disk.path / "p" for disk in disks)
     rig = Rig(bricks.server, disks, calls)
     rig.start()
     rig.s3.create_bucket(Bucket="bkt")
+    return bricks, rig
+
+
+@pytest.mark.parametrize("disks", ["ext4", "xfs"] if EVERY else ["ext4"], indirect=True)
+def test_copies_are_equal_after_power_cuts(new_server, tmp_path, disks):
+    bricks, rig = on_bricks(new_server, tmp_path, disks)
 
     def checked(operation, key, is_answered):
         check(rig, operation, key, is_answered)
@@ -244,17 +250,12 @@ def test_copies_are_equal_after_power_cuts(new_server, tmp_path, disks):
         count = scenes(rig, operation, kinds, checked)
         print(f"{type(operation).__name__}: {count} cuts")
     bricks.server.stop()
-    calls.close()
+    rig.calls.close()
 
 
 @pytest.mark.parametrize("disks", ["ext4", "xfs"] if EVERY else ["xfs"], indirect=True)
 def test_healing_after_power_cuts(new_server, tmp_path, disks):
-    calls = Syscalls(tmp_path, *(disk.path for disk in disks))
-    bricks = Bricks(new_server, tmp_path, 0, wrap=calls.wrap)
-    bricks.at(disk.path / "p" for disk in disks)
-    rig = Rig(bricks.server, disks, calls)
-    rig.start()
-    rig.s3.create_bucket(Bucket="bkt")
+    bricks, rig = on_bricks(new_server, tmp_path, disks)
     objects = {f"d{number % 3}/{number}": blob(3 * KIB * number, number) for number in range(8)}
     source = random.Random(os.environ.get("PORTICO_COMPAT_SEED", "1"))
     after, count = 0, 0
@@ -266,10 +267,10 @@ def test_healing_after_power_cuts(new_server, tmp_path, disks):
         # What a brick has at the first half of the keys is lost, and its log: it must compare all.
         shutil.rmtree(disks[1].path / "p" / "main" / "bkt" / "d0")
         shutil.rmtree(disks[1].path / "p" / "main" / ".portico" / "replica")
-        calls.arm(after, lambda: [disk.cut() for disk in disks])
+        rig.calls.arm(after, lambda: [disk.cut() for disk in disks])
         bricks.server.spawn()
-        until("it was cut, or all is healed", lambda: calls.at is None or is_healed(bricks))
-        if calls.disarm():
+        until("it was cut, or all is healed", lambda: rig.calls.at is None or is_healed(bricks))
+        if rig.calls.disarm():
             break
         count += 1
         rig.cut_and_start()
@@ -281,12 +282,9 @@ def test_healing_after_power_cuts(new_server, tmp_path, disks):
     print(f"Heal: {count} cuts")
     assert count > 0
     bricks.server.stop()
-    calls.close()
+    rig.calls.close()
 
 
 def is_healed(bricks):
     """Whether a server answers and nothing is left to heal."""
-    if not bricks.server.answers():
-        return False
-    status = bricks.status()
-    return status["short_groups"] + status["to_make_groups"] == 0
+    return bricks.server.answers() and lacking(bricks.status()) == 0

@@ -3,15 +3,12 @@ asked for."""
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import time
 import uuid
 
-from harness.engines.namespace import ADDRESS, Namespace, unmount
+from harness.engines.engine import Engine
+from harness.engines.namespace import ADDRESS
 
-START_S = 120
 STORES = 3
 # No keys: everything is in a network namespace of its own. The last but one lets the first open of a new object on
 # another gateway not wait for the metadata server's next tick. docs/outgrowing-one-machine.md
@@ -51,31 +48,16 @@ mds data = {home}/mds
 """
 
 
-class Ceph:
+class Ceph(Engine):
     """One file system in pools of three copies."""
 
     name = "ceph"
     needs = ("ceph", "ceph-mon", "monmaptool", "ceph-osd", "ceph-mgr", "ceph-mds", "ceph-fuse")
+    start_s = 120
 
     def __init__(self, home, mounts=3):
-        self.home = home
-        self.points = [home / f"mnt{number}" for number in range(mounts)]
+        super().__init__(home, mounts)
         self.stores = {}
-
-    @classmethod
-    def missing(cls):
-        """Commands that are not installed."""
-        return [name for name in cls.needs if shutil.which(name) is None]
-
-    def start(self):
-        """Starts everything and mounts it."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.net = Namespace()
-        try:
-            return self.bring_up()
-        except BaseException:
-            self.stop()
-            raise
 
     def bring_up(self):
         """What `start` does, once there is a namespace."""
@@ -131,23 +113,6 @@ class Ceph:
         said = self.ceph("osd", "stat", "--format", "json")
         return json.loads(said[said.index("{") :])["num_up_osds"]
 
-    def patiently(self, ready):
-        """Waits until something is so."""
-        deadline = time.monotonic() + START_S
-        while not ready():
-            assert time.monotonic() < deadline, f"{self.name} does not come up; see {self.home}"
-            time.sleep(0.3)
-
-    def writable(self, point):
-        """Whether the object stores are connected."""
-        try:
-            probe = point / f".up-{os.getpid()}"
-            probe.write_bytes(b"up")
-            probe.unlink()
-        except OSError:
-            return False
-        return True
-
     def kill_storage(self):
         """SIGKILL to one of the three."""
         self.stores[0].send_signal(signal.SIGKILL)
@@ -156,11 +121,3 @@ class Ceph:
     def revive_storage(self):
         """Starts it again."""
         self.stores[0] = self.daemon("ceph-osd", 0)
-
-    def stop(self):
-        """Unmounts, ends every daemon."""
-        for point in self.points:
-            if point.exists():
-                unmount(point)
-        self.net.remove()
-        subprocess.run(["sync"], check=False)

@@ -1,12 +1,10 @@
 """GlusterFS, replica 3, one glusterd, as many mounts as asked for, with the settings that gateways need."""
 
 import os
-import shutil
 import signal
-import subprocess
-import time
 
-from harness.engines.namespace import ADDRESS, Namespace, unmount
+from harness.engines.engine import Engine
+from harness.engines.namespace import ADDRESS
 
 VOLUME = "portico"
 # Without these a mount answers from memory what another one has changed. docs/outgrowing-one-machine.md
@@ -22,35 +20,18 @@ SETTINGS = {
     "cluster.quorum-type": "auto",
 }
 MOUNT_SETTINGS = ["--entry-timeout=0", "--attribute-timeout=0", "--negative-timeout=0"]
-START_S = 60
 
 
-class Gluster:
+class Gluster(Engine):
     """One volume of three bricks."""
 
     name = "gluster"
     needs = ("glusterd", "gluster", "glusterfs")
 
     def __init__(self, home, mounts=3, settings=SETTINGS, mount_settings=MOUNT_SETTINGS):
-        self.home = home
+        super().__init__(home, mounts)
         self.settings, self.mount_settings = settings, mount_settings
-        self.points = [home / f"mnt{number}" for number in range(mounts)]
         self.killed = None
-
-    @classmethod
-    def missing(cls):
-        """Commands that are not installed."""
-        return [name for name in cls.needs if shutil.which(name) is None]
-
-    def start(self):
-        """Starts everything and mounts it."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.net = Namespace()
-        try:
-            return self.bring_up()
-        except BaseException:
-            self.stop()
-            raise
 
     def bring_up(self):
         """What `start` does, once there is a namespace."""
@@ -90,23 +71,6 @@ class Gluster:
             self.patiently(lambda point=point: point.is_mount() and self.writable(point))
         return self
 
-    def patiently(self, ready):
-        """Waits until something is so."""
-        deadline = time.monotonic() + START_S
-        while not ready():
-            assert time.monotonic() < deadline, f"{self.name} does not come up; see {self.home}"
-            time.sleep(0.2)
-
-    def writable(self, point):
-        """Whether the bricks are connected."""
-        try:
-            probe = point / f".up-{os.getpid()}"
-            probe.write_bytes(b"up")
-            probe.unlink()
-        except OSError:
-            return False
-        return True
-
     def brick_pids(self):
         """The brick daemons, by brick."""
         said = self.net.run(*self.cli, "volume", "status", VOLUME)
@@ -126,11 +90,3 @@ class Gluster:
     def revive_storage(self):
         """Starts it again."""
         self.net.run(*self.cli, "volume", "start", VOLUME, "force")
-
-    def stop(self):
-        """Unmounts, ends every daemon."""
-        for point in self.points:
-            if point.exists():
-                unmount(point)
-        self.net.remove()
-        subprocess.run(["sync"], check=False)

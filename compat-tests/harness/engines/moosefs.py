@@ -5,41 +5,26 @@ import shutil
 import signal
 import time
 
-from harness.engines.namespace import ADDRESS, Namespace, unmount
+from harness.engines.engine import Engine
+from harness.engines.namespace import ADDRESS
 
 # Without these a mount answers from memory what another one has changed. docs/outgrowing-one-machine.md
 MOUNT_OPTIONS = (
     "mfsxattrcacheto=0,mfsattrcacheto=0,mfsentrycacheto=0,mfsdirentrycacheto=0,mfsnegentrycacheto=0,mfscachemode=DIRECT"
 )
-START_S = 60
 CHUNK_SERVERS = 3
 
 
-class MooseFS:
+class MooseFS(Engine):
     """One tree."""
 
     name = "moosefs"
     needs = ("mfsmaster", "mfschunkserver", "mfsmount")
 
     def __init__(self, home, mounts=3, options=MOUNT_OPTIONS):
-        self.home, self.options = home, options
-        self.points = [home / f"mnt{number}" for number in range(mounts)]
+        super().__init__(home, mounts)
+        self.options = options
         self.servers = {}
-
-    @classmethod
-    def missing(cls):
-        """Commands that are not installed."""
-        return [name for name in cls.needs if shutil.which(name) is None]
-
-    def start(self):
-        """Starts everything and mounts it."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.net = Namespace()
-        try:
-            return self.bring_up()
-        except BaseException:
-            self.stop()
-            raise
 
     def bring_up(self):
         """What `start` does, once there is a namespace."""
@@ -86,25 +71,6 @@ class MooseFS:
         self.net.run("mfsmount", point, "-H", ADDRESS, "-o", self.options, check=False)
         return point.is_mount()
 
-    def patiently(self, ready):
-        """Waits until something is so."""
-        deadline = time.monotonic() + START_S
-        while not ready():
-            assert time.monotonic() < deadline, f"{self.name} does not come up; see {self.home}"
-            time.sleep(0.3)
-
-    def writable(self, point):
-        """Whether the chunk servers are connected."""
-        try:
-            probe = point / f".up-{os.getpid()}"
-            with open(probe, "wb") as file:
-                file.write(b"up")
-                os.fsync(file.fileno())
-            probe.unlink()
-        except OSError:
-            return False
-        return True
-
     def kill_storage(self):
         """SIGKILL to one of the three."""
         self.servers[0].send_signal(signal.SIGKILL)
@@ -113,10 +79,3 @@ class MooseFS:
     def revive_storage(self):
         """Starts it again."""
         self.start_chunk_server(0)
-
-    def stop(self):
-        """Unmounts, ends every daemon."""
-        for point in self.points:
-            if point.exists():
-                unmount(point)
-        self.net.remove()

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::disk::{Disk, DiskFile, FileFacts, FileKind};
+use super::disk::{DirEntry, Disk, DiskFile, FileFacts, FileKind};
 use super::records::Records;
 use crate::error::{Result, StoreError};
 use crate::keypath::{self, Place};
@@ -99,6 +99,22 @@ pub(crate) fn failed(action: &'static str) -> impl Fn(io::Error) -> StoreError {
 /// A name that is not there, or a name below a file.
 pub fn is_absent(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// What stands at a name met in a directory; none where it is gone, or this process may not look.
+pub(crate) fn kind_met<D: Disk>(
+    disk: &D,
+    dir: &D::Dir,
+    entry: &DirEntry,
+) -> io::Result<Option<FileKind>> {
+    match entry.kind {
+        Some(kind) => Ok(Some(kind)),
+        None => match disk.stat(dir, &entry.name) {
+            Ok(facts) => Ok(Some(facts.kind)),
+            Err(e) if is_absent(&e) || is_forbidden(&e) => Ok(None),
+            Err(e) => Err(e),
+        },
+    }
 }
 
 /// Whether this process may not look there.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 
 use super::disk::{Disk, FileFacts, FileKind};
-use super::tree::{Tree, is_absent, is_forbidden};
+use super::tree::{Tree, is_absent, is_forbidden, kind_met};
 use crate::error::{Result, StoreError};
 use crate::keypath;
 use crate::name::{BucketName, MAX_KEY_LEN_BYTES, ObjectKey};
@@ -215,16 +215,13 @@ impl<D: Disk> Walk<'_, D> {
         let (mut names, mut cut, mut error) = (BTreeMap::new(), false, None);
         let disk = &*self.tree.disk;
         disk.read_dir(dir, &mut |entry| {
-            let kind = match entry.kind {
-                Some(kind) => kind,
-                None => match disk.stat(dir, &entry.name) {
-                    Ok(facts) => facts.kind,
-                    Err(e) if is_absent(&e) || is_forbidden(&e) => return true,
-                    Err(e) => {
-                        error = Some(e);
-                        return false;
-                    }
-                },
+            let kind = match kind_met(disk, dir, &entry) {
+                Ok(Some(kind)) => kind,
+                Ok(None) => return true,
+                Err(e) => {
+                    error = Some(e);
+                    return false;
+                }
             };
             let mut name = entry.name;
             // A link to a directory inside the volume is a directory.

@@ -379,9 +379,7 @@ impl<D: Disk> Driver<D> {
                 group,
                 error,
             } => {
-                if let Some(seat) = self.seat_of(brick)
-                    && self.has_life(group.0, seat, life)
-                {
+                if let Some(seat) = self.living_seat((brick, life), group) {
                     self.spoil(group.0, seat, &error);
                 }
             }
@@ -399,9 +397,7 @@ impl<D: Disk> Driver<D> {
                 group,
                 event,
             } => {
-                if let Some(seat) = self.seat_of(brick)
-                    && self.has_life(group.0, seat, life)
-                {
+                if let Some(seat) = self.living_seat((brick, life), group) {
                     self.inbox.push_back((group.0, seat, *event));
                 }
             }
@@ -522,6 +518,18 @@ impl<D: Disk> Driver<D> {
     fn copy(&mut self, g: u32, seat: usize) -> Option<&mut Copy> {
         let copies = &mut self.groups[g as usize].copies;
         copies.iter_mut().find(|copy| copy.seat == seat)
+    }
+
+    /// A brick's seat, where its copy of a group still lives the life that is spoken of.
+    fn living_seat(&mut self, (brick, life): (BrickId, u64), group: GroupId) -> Option<usize> {
+        let seat = self.seat_of(brick)?;
+        self.has_life(group.0, seat, life).then_some(seat)
+    }
+
+    /// Notes that a brick's tree has changes up to one that are not synced.
+    fn dirtied(&mut self, seat: usize, g: u32, upto: u64) {
+        let latest = self.seats[seat].dirty.entry(g).or_default();
+        *latest = upto.max(*latest);
     }
 
     fn has_life(&mut self, g: u32, seat: usize, life: u64) -> bool {

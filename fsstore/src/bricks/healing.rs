@@ -23,7 +23,7 @@ use crate::brick::sink::{SMALL_LEN_BYTES, off_thread};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey, UploadId};
 use crate::object::{FileOwner, Locator, PartInfo, Timestamp};
-use crate::volume::{BucketInfo, Durability, NewUpload};
+use crate::volume::NewUpload;
 
 mod census;
 
@@ -413,13 +413,7 @@ pub fn replace<D: Disk>(
     match (name, copy) {
         (_, None) => remove(member, turn, name),
         (Name::Bucket(bucket), Some(Copied::Bucket(facts))) => {
-            let info = BucketInfo {
-                name: bucket.clone(),
-                created: Timestamp(facts.created_ns),
-                owner: facts.owner.clone(),
-                durability: Durability::Strict,
-                settings: facts.settings.clone(),
-            };
+            let info = facts.info(bucket);
             member.inner.keep_bucket(turn, &info, &FileOwner::default())
         }
         (Name::Dir(bucket, path), Some(Copied::Dir(ident, posix))) => {

@@ -16,6 +16,7 @@ use crate::name::{BucketName, ObjectKey, UploadId, hex};
 use crate::object::{
     Attributes, ChecksumKind, DigestAlgorithm, FileOwner, Locator, PartInfo, Timestamp,
 };
+use crate::volume::{BucketInfo, Durability};
 
 /// The kinds of a volume of files.
 #[derive(Debug, Clone)]
@@ -71,6 +72,19 @@ pub struct BucketFacts {
     pub owner: Option<String>,
     /// Documents kept with it.
     pub settings: BTreeMap<String, String>,
+}
+
+impl BucketFacts {
+    /// As doors are told it.
+    pub fn info(&self, name: &BucketName) -> BucketInfo {
+        BucketInfo {
+            name: name.clone(),
+            created: Timestamp(self.created_ns),
+            owner: self.owner.clone(),
+            durability: Durability::Strict,
+            settings: self.settings.clone(),
+        }
+    }
 }
 
 /// A new object's record and time; its bytes are staged under the change's number.

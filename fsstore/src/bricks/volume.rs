@@ -23,9 +23,8 @@ use crate::name::{BucketName, PartNumber, UploadId};
 use crate::object::{Locator, ObjectInfo, PartClaim, Precondition, Timestamp, UploadInfo};
 use crate::permission::{Act, Credentials};
 use crate::volume::{
-    AttrsPatch, BucketInfo, CommitOptions, ComposeOptions, Durability, ListPage, ListQuery,
-    NewBucket, NewUpload, PartsPage, Removed, StageOptions, Staged, UploadsPage, UploadsQuery,
-    Volume,
+    AttrsPatch, BucketInfo, CommitOptions, ComposeOptions, ListPage, ListQuery, NewBucket,
+    NewUpload, PartsPage, Removed, StageOptions, Staged, UploadsPage, UploadsQuery, Volume,
 };
 
 /// Bytes on their way to become an object on several bricks.
@@ -256,13 +255,7 @@ impl<D: Disk> Shared<D> {
                 Err(e) => Err(e),
             })
             .await?;
-        Ok(BucketInfo {
-            name: name.clone(),
-            created: Timestamp(facts.created_ns),
-            owner: facts.owner,
-            durability: Durability::Strict,
-            settings: facts.settings,
-        })
+        Ok(facts.info(name))
     }
 
     async fn remove_bucket(&self, name: &BucketName) -> Result<()> {

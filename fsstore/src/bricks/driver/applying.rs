@@ -117,12 +117,9 @@ impl<D: Disk> Driver<D> {
         seq: u64,
         result: Result<()>,
     ) {
-        let Some(seat) = self.seat_of(brick) else {
+        let Some(seat) = self.living_seat((brick, life), group) else {
             return;
         };
-        if !self.has_life(group.0, seat, life) {
-            return;
-        }
         let mut has_caught_up = false;
         if let Some(copy) = self.copy(group.0, seat) {
             let before = copy.applied;
@@ -280,8 +277,7 @@ impl<D: Disk> Driver<D> {
                     if self.is_kept(seat, mark) {
                         kept.push((group, life, seq));
                     } else if self.has_life(group.0, seat, life) {
-                        let latest = self.seats[seat].dirty.entry(group.0).or_default();
-                        *latest = seq.max(*latest);
+                        self.dirtied(seat, group.0, seq);
                     }
                 }
                 self.log(seat, LogJob::Kept(kept));
@@ -293,8 +289,7 @@ impl<D: Disk> Driver<D> {
                 self.seats[seat].is_poisoned |= !is_full(&error);
                 for (group, life, _, seq) in marks {
                     if self.has_life(group.0, seat, life) {
-                        let latest = self.seats[seat].dirty.entry(group.0).or_default();
-                        *latest = seq.max(*latest);
+                        self.dirtied(seat, group.0, seq);
                     }
                 }
             }

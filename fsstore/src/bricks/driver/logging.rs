@@ -76,17 +76,14 @@ impl<D: Disk> Driver<D> {
 
     pub(super) fn fetched(
         &mut self,
-        (brick, life): (BrickId, u64),
+        of: (BrickId, u64),
         group: GroupId,
         fetched: u64,
         result: Copying<Vec<OpId>>,
     ) {
-        let Some(seat) = self.seat_of(brick) else {
+        let Some(seat) = self.living_seat(of, group) else {
             return;
         };
-        if !self.has_life(group.0, seat, life) {
-            return;
-        }
         let Some(copy) = self.copy(group.0, seat) else {
             return;
         };

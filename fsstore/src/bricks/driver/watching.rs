@@ -154,17 +154,14 @@ impl<D: Disk> Driver<D> {
 
     pub(super) fn remade(
         &mut self,
-        (brick, life): (BrickId, u64),
+        of: (BrickId, u64),
         group: GroupId,
         seq: u64,
         result: Result<()>,
     ) {
-        let Some(seat) = self.seat_of(brick) else {
+        let Some(seat) = self.living_seat(of, group) else {
             return;
         };
-        if !self.has_life(group.0, seat, life) {
-            return;
-        }
         let others: Vec<usize> = {
             let copies = &self.groups[group.0 as usize].copies;
             let others = copies.iter().filter(|copy| copy.seat != seat);

@@ -14,7 +14,7 @@ use crate::brick::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
 use crate::name::{BucketName, ObjectKey, UploadId};
 use crate::object::{Locator, PartInfo, Timestamp};
-use crate::volume::{BucketInfo, Durability, NewUpload};
+use crate::volume::NewUpload;
 
 /// One change on its way into the tree, in the turn.
 pub(super) struct Applying<'a, D: Disk> {
@@ -71,16 +71,7 @@ impl<D: Disk> Applying<'_, D> {
                 bucket,
                 facts,
                 owner,
-            } => {
-                let info = BucketInfo {
-                    name: bucket.clone(),
-                    created: Timestamp(facts.created_ns),
-                    owner: facts.owner.clone(),
-                    durability: Durability::Strict,
-                    settings: facts.settings.clone(),
-                };
-                inner.keep_bucket(turn, &info, owner)
-            }
+            } => inner.keep_bucket(turn, &facts.info(bucket), owner),
             Change::RemoveBucket { bucket, created_ns } => {
                 let removed = inner.remove_bucket_now(turn, bucket, Some(Timestamp(*created_ns)));
                 match removed {

@@ -11,7 +11,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::brick::disk::{Disk, FileKind};
-use crate::brick::tree::{is_absent, is_forbidden};
+use crate::brick::tree::kind_met;
 use crate::clock::Clock;
 use crate::error::{Result, StoreError};
 use crate::shared::disk::{Dir, SharedDisk};
@@ -166,16 +166,13 @@ pub(super) fn read_names(disk: &SharedDisk, dir: &Dir, from: &str) -> Result<(Li
         }
     };
     disk.read_dir_standing(dir, &mut |entry| {
-        let kind = match entry.kind {
-            Some(kind) => kind,
-            None => match disk.stat(dir, &entry.name) {
-                Ok(facts) => facts.kind,
-                Err(e) if is_absent(&e) || is_forbidden(&e) => return true,
-                Err(e) => {
-                    error = Some(e);
-                    return false;
-                }
-            },
+        let kind = match kind_met(disk, dir, &entry) {
+            Ok(Some(kind)) => kind,
+            Ok(None) => return true,
+            Err(e) => {
+                error = Some(e);
+                return false;
+            }
         };
         match kind {
             FileKind::Dir => {
