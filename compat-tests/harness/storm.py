@@ -67,7 +67,7 @@ class Client(threading.Thread):
             except Exception as error:
                 if not self.storm.is_down.is_set():
                     self.errors += 1
-                    kind = str(error)[:120]
+                    kind = f"{self.storm.fault}: {str(error)[:120]}"
                     self.failures[kind] = self.failures.get(kind, 0) + 1
                 time.sleep(0.05)
             else:
@@ -126,7 +126,7 @@ class Storm:
         self.bricks = Bricks(new_server, self.home, 0, wrap=self.calls.wrap)
         self.bricks.at([self.home / "plain", self.small / "p", self.failing])
         self.server = self.bricks.server
-        self.rows = []
+        self.rows, self.fault = [], "start"
 
     def begin(self):
         """Starts the server and the clients."""
@@ -143,8 +143,10 @@ class Storm:
     def strike(self, fault):
         """One fault, until the volume is whole again."""
         begun = time.monotonic()
+        self.fault = fault
         detected = getattr(self, fault.replace(" ", "_"))()
         ended = time.monotonic()
+        self.fault = f"after {fault}"
         self.bricks.settled()
         self.rows.append((fault, detected, time.monotonic() - ended))
         print(f"{fault}: noticed after {detected and round(detected, 2)} s, struck for {ended - begun:.1f} s, ", end="")
