@@ -25,6 +25,8 @@ MOST_CHANGES = 400
 # An operation on disks that are both gone may have no answer.
 NO_ANSWER_S = 3
 BEFORE, AFTER = blob(70 * KIB, 1), blob(90 * KIB, 2)
+# Bodies that several bricks keep in their logs until their trees are synced.
+SMALL_BEFORE, SMALL_AFTER = blob(5 * KIB, 3), blob(6 * KIB, 4)
 FAILED = (ClientError, BotoCoreError)
 
 
@@ -64,13 +66,25 @@ class Put:
     before, after = None, AFTER
 
     def run(self, s3, key, _):
-        put(s3, key, AFTER)
+        put(s3, key, self.after)
 
 
 class Overwrite(Put):
     """An object replaced."""
 
     before = BEFORE
+
+
+class SmallPut(Put):
+    """A small new object."""
+
+    after = SMALL_AFTER
+
+
+class SmallOverwrite(Put):
+    """A small object replaced."""
+
+    before, after = SMALL_BEFORE, SMALL_AFTER
 
 
 class Delete(Put):
@@ -121,7 +135,13 @@ class Rig:
         if self.mount:
             self.mount.stop()
 
-    def cut_and_start(self):
+    def cut(self, disks):
+        """Cuts off some of the disks, and keeps what the server did last."""
+        self.seen = list(self.calls.last)[-12:]
+        for disk in disks:
+            disk.cut()
+
+    def restart(self):
         """The end of the process on disks that were cut off, and its next start."""
         self.server.kill()
         self.stop_mounting()
@@ -133,13 +153,7 @@ class Rig:
 def played(rig, operation, key, after, cut):
     """Runs an operation with disks cut off when it has made so many changes. Gives whether that came, and whether
     the operation was answered."""
-
-    def power_cut():
-        rig.seen = list(rig.calls.last)[-after:]
-        for disk in cut:
-            disk.cut()
-
-    rig.calls.arm(after, power_cut)
+    rig.calls.arm(after, lambda: rig.cut(cut))
     try:
         operation.run(rig.hasty, key, rig.mount)
         is_answered = True
@@ -176,11 +190,14 @@ def scenes(rig, operation, kinds, checked):
                 put(rig.s3, key, operation.before)
             came, is_answered = played(rig, operation, key, after, cut)
             if not came:
+                # The power goes as the answer comes.
+                rig.cut(cut)
                 assert is_answered, "it failed without a fault"
                 assert after > 3, f"{name} makes {after} changes alone"
-                return count - 1
-            rig.cut_and_start()
+            rig.restart()
             checked(operation, key, is_answered)
+            if not came:
+                return count
         after += 1 if EVERY else 1 + source.randrange(2 * MOST_CHANGES // 40)
     raise AssertionError(f"{name} makes more than {MOST_CHANGES} changes")
 
@@ -246,7 +263,7 @@ def test_copies_are_equal_after_power_cuts(new_server, tmp_path, disks):
         bricks.check_equal("bkt")
 
     kinds = [disks, disks[:1], disks[1:]]
-    for operation in [Put(), Overwrite(), Delete(), Tag()]:
+    for operation in [Put(), Overwrite(), SmallPut(), SmallOverwrite(), Delete(), Tag()]:
         count = scenes(rig, operation, kinds, checked)
         print(f"{type(operation).__name__}: {count} cuts")
     bricks.server.stop()
@@ -273,7 +290,7 @@ def test_healing_after_power_cuts(new_server, tmp_path, disks):
         if rig.calls.disarm():
             break
         count += 1
-        rig.cut_and_start()
+        rig.restart()
         for key, data in objects.items():
             assert state(rig.s3, key) == data
         bricks.settled()
