@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod clock;
 pub mod compose;
 pub mod digest;
+pub mod durable;
 pub mod error;
 pub mod files;
 pub mod keypath;

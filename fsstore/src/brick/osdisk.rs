@@ -23,6 +23,7 @@ use super::attrs::XATTR_NAME;
 use super::disk::{
     Access, DirEntry, Disk, DiskFile, FileFacts, FileKind, Inheritance, Question, Room,
 };
+use crate::durable;
 use crate::keypath::RESERVED;
 use crate::permission::Credentials;
 
@@ -401,7 +402,7 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, dir: &OwnedFd) -> io::Result<()> {
-        Ok(abilities::sync_dir(dir.as_fd())?)
+        Ok(durable::sync_dir(dir)?)
     }
 
     fn sync_everything(&self) -> io::Result<()> {

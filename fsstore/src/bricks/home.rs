@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::identity::{IdentityError, Label, Place, place_of};
 use super::seat::{Kept, Names, OF_BRICK, OF_SERVER, Seat, Seen};
 use crate::brick::osdisk::OsDisk;
+use crate::durable;
 
 /// The directory of portico's own in a brick, and in a tree that a server has.
 pub const STATE: &str = ".portico";
@@ -159,8 +160,7 @@ fn make_own(dir: &Path) -> io::Result<()> {
 }
 
 fn sync_parent(dir: &Path) -> io::Result<()> {
-    dir.parent()
-        .map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
+    dir.parent().map_or(Ok(()), durable::sync_dir_at)
 }
 
 fn seat_in(state: &Path, names: Names) -> io::Result<Seat<OsDisk>> {

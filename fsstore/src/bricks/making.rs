@@ -26,6 +26,7 @@ use super::identity::{FORMAT, IdentityError, Label, Place, Uuid, device_of, size
 use super::plan::{NewMember, NewPlan, Plan};
 use super::seat::{Kept, Seen};
 use super::seats::{Chair, seats_of};
+use crate::durable;
 
 #[cfg(test)]
 mod tests;
@@ -356,7 +357,7 @@ fn begin(home: &Home, label: &Label, kept: Option<&Kept>) -> io::Result<()> {
     home.seat().erase()?;
     home.seat().begin(label)?;
     make_dir(&home.objects())?;
-    std::fs::File::open(&home.dir)?.sync_all()?;
+    durable::sync_dir_at(&home.dir)?;
     kept.map_or(Ok(()), |kept| home.seat().write(kept))
 }
 

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use fsstore::bricks::identity::IdentityError;
 use fsstore::bricks::making::{self, NewVolume};
 use fsstore::bricks::status::{BrickStatus, VolumeStatus, inspect};
+use fsstore::durable;
 use serde_json::{Value, json};
 
 use super::control::desk::{self, VolumeAsk};
@@ -150,6 +151,7 @@ fn take_users_over(from: &Layout, to: &Layout) -> Result<(), CommandError> {
     // With its permissions: they are its owner's only.
     std::fs::copy(&from, &to)?;
     std::fs::File::open(&to)?.sync_all()?;
+    to.parent().map_or(Ok(()), durable::sync_dir_at)?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fsstore::durable;
 use fsstore::name::hex;
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -111,7 +112,7 @@ impl FileClaim {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::renameat(&self.dir, &staged, &self.parent, name)?;
-        match fs::fsync(&self.parent) {
+        match durable::sync_dir(&self.parent) {
             // Some FUSE file systems make names durable at once and know no fsync of directories.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
             other => Ok(other?),

@@ -6,9 +6,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, StatxFlags, Timespec, Timestamps};
-use rustix::io::Errno;
-
-use crate::brick::attrs::XATTR_NAME;
 
 /// Since when syncfs(2) tells of failed writes.
 const REPORTS_SYNCFS_ERRORS: (u32, u32) = (5, 8);
@@ -43,18 +40,6 @@ fn is_local_journal(dir: &OwnedFd) -> bool {
     const XFS: u64 = 0x5846_5342;
     const BTRFS: u64 = 0x9123_683e;
     fs::fstatfs(dir).is_ok_and(|facts| [EXT4, XFS, BTRFS].contains(&(facts.f_type as u64)))
-}
-
-/// Makes a directory's names durable, or says that they are not. XFS that has cut itself off after an
-/// error of the disk answers an fsync(2) of a directory with success (of files with EIO): what was
-/// to be written is no more in its log. A look at an xattr is refused there. Source: Linux,
-/// xfs_dir_fsync, xfs_log_force_inode, xfs_attr_get.
-pub(super) fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
-    fs::fsync(dir)?;
-    match fs::fgetxattr(dir, XATTR_NAME, &mut [0u8; 0]) {
-        Err(Errno::IO) => Err(Errno::IO),
-        _ => Ok(()),
-    }
 }
 
 /// Tells one mounting of the file system from the next: the number of what the kernel keeps of it

@@ -16,7 +16,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::super::disk::FileFacts;
-use super::{NO_LINKS, OsDisk, STAT_MASK, abilities, facts_of};
+use super::{NO_LINKS, OsDisk, STAT_MASK, facts_of};
+use crate::durable;
 use crate::files::{
     FileAttr, FilePath, FileResult, FileSystemFacts, NewNode, OpenFlags, RenameMode, SetTime,
     XattrMode,
@@ -436,7 +437,7 @@ pub fn sync(fd: BorrowedFd<'_>, data_only: bool) -> FileResult<()> {
 
 /// Makes a directory's names durable.
 pub fn sync_dir(fd: BorrowedFd<'_>) -> FileResult<()> {
-    abilities::sync_dir(fd)
+    durable::sync_dir(fd)
 }
 
 /// fallocate(2).
