@@ -6,6 +6,8 @@
 
 mod claims;
 mod data;
+mod fences;
+pub(super) mod mounted;
 mod names;
 mod probe;
 pub(super) mod verdict;
@@ -16,6 +18,7 @@ use clap::Args;
 use fsstore::clock::Clock;
 use serde_json::{Value, json};
 
+use self::mounted::Mounted;
 use self::probe::{Probe, Row, Standing};
 use self::verdict::Verdict;
 use super::CommandError;
@@ -46,7 +49,9 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), CommandError> {
     }
     let layout = Layout::create(a)?;
     let rows = examine(a, b, args.rounds)?;
-    let verdict = Verdict::of(&rows, &Clock::system());
+    let mut mounts = vec![Mounted::of(a)?, Mounted::of(b)?];
+    mounts.dedup();
+    let verdict = Verdict::of(&rows, mounts, &Clock::system());
     verdict.note(&layout)?;
     answer(&rows, &verdict, args.json)?;
     match verdict.passed {
@@ -67,6 +72,7 @@ fn examine(
     data::examine(&probe, &mut rows);
     names::examine(&probe, &mut rows);
     claims::examine(&probe, &mut rows);
+    fences::examine(&probe, &mut rows);
     Ok(rows)
 }
 

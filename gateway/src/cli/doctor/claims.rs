@@ -38,7 +38,7 @@ pub(super) fn examine(probe: &Probe, rows: &mut Vec<Row>) {
 }
 
 /// Lets both mounts do the same at the same time, and counts the rounds without just one success.
-fn race(
+pub(super) fn race(
     probe: &Probe,
     attempt: fn(&Path, u32, &str) -> io::Result<bool>,
 ) -> io::Result<(u32, u32)> {
@@ -59,7 +59,7 @@ fn race(
 }
 
 /// Success, or somebody was faster.
-fn won(outcome: io::Result<()>) -> io::Result<bool> {
+pub(super) fn won(outcome: io::Result<()>) -> io::Result<bool> {
     match outcome {
         Ok(()) => Ok(true),
         Err(error)

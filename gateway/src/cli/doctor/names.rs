@@ -1,10 +1,13 @@
 //! Names and times: what one mount makes or removes, the other sees at once.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fsstore::clock::Clock;
@@ -15,6 +18,8 @@ use super::probe::{Probe, Row, Rule};
 
 /// The row by which gateways decide whether to keep names in memory.
 pub(super) const DIR_TIMES: &str = "times of a directory";
+/// Names in a directory that is listed while they are replaced.
+const LISTED: u32 = 40;
 /// Most that clocks may differ, in seconds.
 const MAX_SKEW_S: i64 = 5;
 
@@ -61,6 +66,7 @@ pub(super) fn examine(probe: &Probe, rows: &mut Vec<Row>) {
     rows.push(read_after_delete(probe));
     rows.push(read_after_create(probe));
     rows.push(listed_at_once(probe));
+    rows.push(listed_while_replaced(probe));
     rows.push(dir_times(probe));
     rows.push(granularity(probe));
     rows.push(agreement(probe));
@@ -113,6 +119,44 @@ fn listed_at_once(probe: &Probe) -> Row {
         Ok(is_missed || is_listed(reader, "listed")?)
     });
     rule.counted("listings were stale", counted)
+}
+
+fn listed_while_replaced(probe: &Probe) -> Row {
+    let rule = Rule::needs(
+        "list while names are replaced",
+        "a listing would miss an object that a PUT replaces at that moment",
+    );
+    let measured = || {
+        let names: Vec<String> = (0..LISTED).map(|n| format!("replaced-{n:02}")).collect();
+        for name in &names {
+            publish(&probe.a, name, b"here")?;
+        }
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let replacing = scope.spawn(|| {
+                let mut turns = names.iter().cycle();
+                while !over.load(Ordering::Relaxed) {
+                    turns
+                        .next()
+                        .map_or(Ok(()), |name| publish(&probe.a, name, b"again"))?;
+                }
+                Ok::<_, io::Error>(())
+            });
+            let counted = probe.count(probe.rounds, |_| {
+                let mut listed = BTreeSet::new();
+                for entry in std::fs::read_dir(&probe.b)? {
+                    listed.insert(entry?.file_name());
+                }
+                Ok(!names.iter().all(|name| listed.contains(OsStr::new(name))))
+            });
+            over.store(true, Ordering::Relaxed);
+            let replaced = replacing
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the writer ended")));
+            replaced.and(counted)
+        })
+    };
+    rule.counted("listings were short", measured())
 }
 
 fn dir_times(probe: &Probe) -> Row {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use fsstore::clock::Clock;
 use serde::{Deserialize, Serialize};
 
+use super::mounted::Mounted;
 use super::probe::{Row, Standing};
 use crate::cli::CommandError;
 use crate::cli::layout::Layout;
@@ -25,11 +26,14 @@ pub(crate) struct Verdict {
     pub(crate) failed: Vec<String>,
     /// Rows that are limits.
     pub(crate) limited: Vec<String>,
+    /// How the tree was mounted where it was found.
+    #[serde(default)]
+    pub(crate) mounts: Vec<Mounted>,
 }
 
 impl Verdict {
     /// The verdict that follows from rows.
-    pub(super) fn of(rows: &[Row], clock: &Clock) -> Self {
+    pub(super) fn of(rows: &[Row], mounts: Vec<Mounted>, clock: &Clock) -> Self {
         let named = |standing| {
             let rows = rows.iter().filter(|row| row.standing == standing);
             rows.map(|row| row.name.to_owned()).collect::<Vec<_>>()
@@ -43,6 +47,7 @@ impl Verdict {
             at: clock.now().secs(),
             failed,
             limited: named(Standing::Limited),
+            mounts,
         }
     }
 

@@ -8,6 +8,7 @@ use fsstore::shared::{Shared, SharedOptions};
 use super::run::{Prepared, Signals};
 use super::{hash_policy, run, serve_volume};
 use crate::cli::CommandError;
+use crate::cli::doctor::mounted::{Fit, Mounted};
 use crate::cli::doctor::verdict::Verdict;
 use crate::config::{Config, Enforce};
 
@@ -16,7 +17,7 @@ pub(super) async fn serve_tree(prepared: Prepared) -> Result<(), CommandError> {
     let config = &prepared.config;
     check(config)?;
     let listener = prepared.listen().await?;
-    let verdict = Verdict::read(&prepared.layout);
+    let verdict = verdict_here(&prepared)?;
     let volume = Shared::open(options(&prepared, verdict.as_ref())).await?;
     if let Err(error) = require_proof(&prepared, &volume, verdict).await {
         volume.close().await?;
@@ -48,6 +49,33 @@ fn check(config: &Config) -> Result<(), CommandError> {
         )));
     }
     Ok(())
+}
+
+/// What the doctor found of the tree as this host mounts it.
+fn verdict_here(prepared: &Prepared) -> Result<Option<Verdict>, CommandError> {
+    let Some(mut verdict) = Verdict::read(&prepared.layout) else {
+        return Ok(None);
+    };
+    let own = Mounted::of(prepared.layout.dir())?;
+    match own.fit(&verdict.mounts) {
+        // Noted before mounts were.
+        _ if verdict.mounts.is_empty() => {}
+        Fit::Whole => {}
+        Fit::Options(differing) => tracing::warn!(
+            differing = differing.join(","),
+            "this host mounts the tree with other options than those that `portico doctor --shared` \
+             examined: run it here as well"
+        ),
+        Fit::Kind => {
+            verdict.passed = false;
+            verdict.trusts_dir_times = false;
+            verdict.failed = vec![format!(
+                "it was another file system, here it is {}",
+                own.kind
+            )];
+        }
+    }
+    Ok(Some(verdict))
 }
 
 fn options(prepared: &Prepared, verdict: Option<&Verdict>) -> SharedOptions {
