@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_verdict_is_for_one_kind_of_file_system() {
         let (ext4, gluster) = (found("/"), found("/mnt/a"));
-        assert_eq!(gluster.fit(&[ext4.clone()]), Fit::Kind);
+        assert_eq!(gluster.fit(std::slice::from_ref(&ext4)), Fit::Kind);
         assert_eq!(gluster.fit(&[ext4, gluster.clone()]), Fit::Whole);
     }
 
