@@ -409,7 +409,7 @@ impl Disk for OsDisk {
         if !self.syncs_everything {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(fs::syncfs(&*self.root)?)
+        Ok(durable::sync_everything(&*self.root)?)
     }
 
     fn syncs_everything(&self) -> bool {
@@ -545,7 +545,7 @@ impl DiskFile for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(fs::fsync(&self.fd)?)
+        Ok(durable::sync_file(&self.fd, false)?)
     }
 
     fn copy_from(&self, source: &Self, from: u64, to: u64, len_bytes: u64) -> io::Result<u64> {

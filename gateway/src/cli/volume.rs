@@ -150,7 +150,7 @@ fn take_users_over(from: &Layout, to: &Layout) -> Result<(), CommandError> {
     }
     // With its permissions: they are its owner's only.
     std::fs::copy(&from, &to)?;
-    std::fs::File::open(&to)?.sync_all()?;
+    durable::sync_file(std::fs::File::open(&to)?, false).map_err(std::io::Error::from)?;
     to.parent().map_or(Ok(()), durable::sync_dir_at)?;
     Ok(())
 }

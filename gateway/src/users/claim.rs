@@ -110,7 +110,7 @@ impl FileClaim {
         let staged = format!("{name}-{}", self.own);
         let mut file = std::fs::File::from(create(&self.dir, &staged)?);
         file.write_all(bytes)?;
-        file.sync_all()?;
+        durable::sync_file(&file, false)?;
         fs::renameat(&self.dir, &staged, &self.parent, name)?;
         match durable::sync_dir(&self.parent) {
             // Some FUSE file systems make names durable at once and know no fsync of directories.

@@ -429,10 +429,7 @@ pub fn write_at(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> FileResult<usi
 
 /// Makes bytes durable, and attributes unless `data_only`.
 pub fn sync(fd: BorrowedFd<'_>, data_only: bool) -> FileResult<()> {
-    match data_only {
-        true => fs::fdatasync(fd),
-        false => fs::fsync(fd),
-    }
+    durable::sync_file(fd, data_only)
 }
 
 /// Makes a directory's names durable.
