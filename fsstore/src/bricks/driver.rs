@@ -24,7 +24,7 @@ use super::logger::LogJob;
 use super::member::Spoiled;
 use super::shared::Shared;
 use crate::brick::disk::Disk;
-use crate::error::StoreError;
+use crate::error::{Result, StoreError};
 
 mod applying;
 mod coming;
@@ -103,6 +103,9 @@ struct Group {
     copies: Vec<Copy>,
     /// Committed, and answered once all in sync have applied them.
     done: Vec<(u64, OpId)>,
+    /// What comes of requests that every brick in sync has applied: told once the ledger knows of
+    /// those that fell out.
+    settled: Vec<(OpId, Result<()>)>,
     /// What could not be published, and where.
     failures: Vec<(u64, usize, StoreError)>,
     /// What could not be published anywhere: each copy makes it as soon as it can.
@@ -188,6 +191,7 @@ impl<D: Disk> Driver<D> {
                 wanted,
                 copies: Vec::new(),
                 done: Vec::new(),
+                settled: Vec::new(),
                 failures: Vec::new(),
                 unmade: Vec::new(),
                 tried: Instant::now(),

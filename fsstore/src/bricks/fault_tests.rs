@@ -149,6 +149,31 @@ async fn copies_are_equal_again_after_a_call_that_failed() {
     }
 }
 
+/// The brick that could not remove it has the removal in its log, or so its disk said: were it
+/// believed to be in sync at the next start, a log that lacks it would undo what was answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_answered_before_the_ledger_knows_who_fell_out() {
+    let (worlds, kept) = prepared().await;
+    let mut met = 0;
+    for call in 0..40 {
+        let ledger = MemoryLedger::new(kept.groups()).taking(Duration::from_millis(300));
+        let disks = worlds.clone().map(disk);
+        let bricks = start(&disks, &ledger, 2).await;
+        state(&bricks, "dir/old").await;
+        fail_once(&disks[1], call);
+        let (at, always) = (at("dir/old"), Precondition::default());
+        let removed = bricks.remove(&at, &always).await;
+        if disks[1].failed() == Some("unlink") {
+            removed.unwrap();
+            let is_out = |config: &GroupConfig| !config.in_sync.contains(BrickId(1));
+            assert!(ledger.groups().iter().any(is_out), "{call}");
+            met += 1;
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(1), bricks.close()).await;
+    }
+    assert!(met > 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_of_a_last_copy_that_fails_is_answered() {
     let (worlds, kept) = prepared().await;

@@ -1,6 +1,7 @@
 //! Who keeps the configuration of a volume's groups: the bricks' seats, or memory in tests.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use placement::group::GroupId;
 use placement::layout::BrickId;
@@ -24,25 +25,29 @@ pub trait Ledger: Send + Sync + 'static {
 
 /// A ledger in memory: for tests.
 #[derive(Debug, Clone)]
-pub struct MemoryLedger(Arc<Mutex<Vec<GroupConfig>>>);
+pub struct MemoryLedger {
+    groups: Arc<Mutex<Vec<GroupConfig>>>,
+    /// How long a change takes to be in force.
+    takes: Duration,
+}
 
 impl MemoryLedger {
     /// One that says this.
     pub fn new(groups: Vec<GroupConfig>) -> Self {
-        Self(Arc::new(Mutex::new(groups)))
-    }
-}
-
-impl Ledger for MemoryLedger {
-    fn groups(&self) -> Vec<GroupConfig> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        Self {
+            groups: Arc::new(Mutex::new(groups)),
+            takes: Duration::ZERO,
+        }
     }
 
-    fn change(&self, batch: Vec<(GroupId, GroupConfig)>, done: Done) {
-        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// One whose changes take so long to be in force.
+    #[cfg(test)]
+    pub(super) fn taking(self, takes: Duration) -> Self {
+        Self { takes, ..self }
+    }
+
+    fn put_in_force(&self, batch: Vec<(GroupId, GroupConfig)>, done: Done) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let mut said = Vec::with_capacity(batch.len());
         for (group, next) in batch {
             let known = &mut groups[group.0 as usize];
@@ -53,6 +58,26 @@ impl Ledger for MemoryLedger {
         }
         drop(groups);
         done(said);
+    }
+}
+
+impl Ledger for MemoryLedger {
+    fn groups(&self) -> Vec<GroupConfig> {
+        self.groups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn change(&self, batch: Vec<(GroupId, GroupConfig)>, done: Done) {
+        if self.takes.is_zero() {
+            return self.put_in_force(batch, done);
+        }
+        let ledger = self.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(ledger.takes);
+            ledger.put_in_force(batch, done);
+        });
     }
 
     fn forsake(&self, _: BrickId) {}

@@ -12,7 +12,7 @@ use super::super::kinds::Kept;
 use super::super::logger::LogJob;
 use super::super::member::{Manner, Spoiled, spoil};
 use super::super::shared::{is_fault, is_full};
-use super::{CHECKPOINT_CHANGES, Copy, Driver, Input, Mark};
+use super::{CHECKPOINT_CHANGES, Copy, Driver, Group, Input, Mark};
 use crate::brick::disk::Disk;
 use crate::error::{Result, StoreError};
 
@@ -157,9 +157,14 @@ impl<D: Disk> Driver<D> {
         }
     }
 
-    /// Answers what every brick in sync has applied. Where one could not and another could, the
+    /// Settles what every brick in sync has applied. Where one could not and another could, the
     /// one is taken out; where none could, that is the answer.
     pub(super) fn settle(&mut self, g: u32) {
+        self.settle_applied(g);
+        self.tell_settled(g);
+    }
+
+    fn settle_applied(&mut self, g: u32) {
         let group = &mut self.groups[g as usize];
         if group.done.is_empty() && group.failures.is_empty() {
             return;
@@ -225,7 +230,7 @@ impl<D: Disk> Driver<D> {
         }
         for (seq, op) in answered {
             let result = refused.remove(&seq).map_or(Ok(()), Err);
-            self.finish(op, result);
+            self.groups[g as usize].settled.push((op, result));
         }
         for (seq, error) in refused {
             tracing::error!(
@@ -234,6 +239,35 @@ impl<D: Disk> Driver<D> {
                 "a change could not be made anywhere: {error}"
             );
         }
+    }
+
+    /// Answers what is settled, once the ledger has no brick in sync that fell out meanwhile: such
+    /// a brick may lack what its log said to be durable, and a start that knows nothing of that
+    /// would believe it.
+    fn tell_settled(&mut self, g: u32) {
+        let group = &self.groups[g as usize];
+        if group.settled.is_empty() || self.awaits_ledger(group) {
+            return;
+        }
+        for (op, result) in std::mem::take(&mut self.groups[g as usize].settled) {
+            self.finish(op, result);
+        }
+    }
+
+    /// Whether a copy that takes no part is still in sync, beside one that does.
+    fn awaits_ledger(&self, group: &Group) -> bool {
+        let in_sync = |copy: &&Copy| {
+            let brick = self.seats[copy.seat].member.id;
+            group.config.in_sync.contains(brick)
+        };
+        let is_well =
+            |copy: &Copy| copy.out_since.is_none() && !self.seats[copy.seat].member.has_failed();
+        let (well, out): (Vec<_>, Vec<_>) = group
+            .copies
+            .iter()
+            .filter(in_sync)
+            .partition(|copy| is_well(copy));
+        !well.is_empty() && !out.is_empty()
     }
 
     /// Has a brick's tree synced, and then says how far it is.
