@@ -135,18 +135,7 @@ impl<D: Disk> ApplyingFile<'_, D> {
             }
             FileChange::Move { ident, to } => {
                 let to = Locator::new(to.0.clone(), to.1.clone());
-                match self.has_later(&to)? {
-                    // It was there, and was replaced since: the old name goes all the same.
-                    true => match inner.ident_at(at)? {
-                        Some((found, record, _))
-                            if found == *ident && record.stamp <= Some(self.stamp) =>
-                        {
-                            inner.unlink_now(turn, at)
-                        }
-                        _ => Ok(()),
-                    },
-                    false => inner.move_now(turn, (at, &to), self.which(*ident)),
-                }
+                self.move_file(turn, &to, *ident)
             }
             FileChange::Digests {
                 ident,
@@ -162,6 +151,39 @@ impl<D: Disk> ApplyingFile<'_, D> {
                 Err(StoreError::Corrupt("a directory's change of a file".into()))
             }
         }
+    }
+
+    /// Gives the file its new name. One that was moved before a power cut may lack bytes that only
+    /// the log has: so where it was made again at its old name it goes in its place, with all that
+    /// it was then, and what came later is made again after it.
+    fn move_file(&self, turn: &mut Turn<'_, D>, to: &Locator, ident: u64) -> Result<()> {
+        let (inner, at, which) = (&self.member.inner, self.at, self.which(ident));
+        let moved = match self.checks {
+            true => self.number_at(to, ident)?,
+            false => None,
+        };
+        match (self.number_at(at, ident)?, moved) {
+            (Some(_), Some(_)) => inner.move_now(turn, (at, to), which),
+            // What was made again of it before this has left an earlier stamp.
+            (None, Some(stamp)) if stamp < Some(self.stamp) => {
+                let stamped = inner.change_attrs_now(turn, to, which, None, |_| Ok(()));
+                stamped.map(|_| ())
+            }
+            (None, _) => Ok(()),
+            // It was there, and was replaced since: the old name goes all the same.
+            (Some(stamp), None) if self.has_later(to)? => match stamp <= Some(self.stamp) {
+                true => inner.unlink_now(turn, at),
+                false => Ok(()),
+            },
+            (Some(_), None) => inner.move_now(turn, (at, to), which),
+        }
+    }
+
+    /// The stamp of the file of this number, where it stands at a place.
+    fn number_at(&self, at: &Locator, ident: u64) -> Result<Option<Option<Stamp>>> {
+        let standing = self.member.inner.ident_at(at)?;
+        let it = standing.filter(|(found, ..)| *found == ident);
+        Ok(it.map(|(_, record, _)| record.stamp))
     }
 
     /// What the change does to a directory.

@@ -1,14 +1,18 @@
 //! What a mount writes, on two disks whose power is cut in the middle of it: what was answered is
 //! there, on both alike.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::crash_tests::{Crashing, at, copies, disk, prepared, start, wait_for_both};
 use super::super::kinds::Name;
 use super::super::ledger::{Ledger, MemoryLedger};
+use super::applying::ApplyingFile;
 use super::change::{FileChange, Posix, SetFacts};
 use super::open::of_file;
+use crate::brick::attrs::Stamp;
 use crate::brick::crashdisk::{Random, World};
+use crate::brick::disk::DiskFile;
 use crate::files::{Errno, FileResult};
 
 /// How long a step on dead disks is waited for: it has no answer.
@@ -209,4 +213,69 @@ async fn what_a_mount_wrote_survives_cuts_on_both_bricks_alike() {
 #[ignore = "minutes"]
 async fn what_a_mount_wrote_survives_a_cut_at_every_call() {
     play_some(u64::MAX).await;
+}
+
+/// A change with its number, and at which of the names it is.
+type Numbered = (u64, usize, FileChange);
+
+/// Makes changes in the first brick's tree, in their order, as if they had been logged.
+async fn make(bricks: &Crashing, changes: &[Numbered], checks: bool) {
+    let member = Arc::clone(&bricks.shared.all_members()[0]);
+    let (inner, changes) = (Arc::clone(&member.inner), changes.to_vec());
+    let made = inner.in_turn(None, move |_, turn| {
+        for (seq, name, change) in &changes {
+            let place = at(NAMES[*name]);
+            let applying = ApplyingFile {
+                member: &member,
+                at: &place,
+                stamp: Stamp {
+                    epoch: 1,
+                    seq: *seq,
+                },
+                checks,
+            };
+            applying.file(turn, change)?;
+        }
+        Ok(())
+    });
+    made.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moved_file_that_the_power_left_empty_is_made_again_from_the_log() {
+    let (worlds, kept) = prepared().await;
+    let [temporary, last] = NAMES.map(at);
+    let moved = FileChange::Move {
+        ident: IDENT,
+        to: (last.bucket.clone(), last.key.clone()),
+    };
+    let made = FileChange::Make {
+        ident: IDENT,
+        posix: Posix::default(),
+        mtime_ns: 1,
+    };
+    let changes = [
+        (1, 0, made),
+        (2, 0, write(&[(0, "one two three")])(2)),
+        (3, 0, moved.clone()),
+        (4, 1, write(&[(0, "ONE")])(3)),
+    ];
+    // The move may be the last, and where it was made the file may have been durable.
+    for (upto, durable) in [(4, 0), (4, 1), (3, 0), (3, 1)] {
+        let context = format!("{upto} changes, {durable} of them durable");
+        let ledger = MemoryLedger::new(kept.groups());
+        let disks = worlds.clone().map(disk);
+        let bricks = start(&disks, &ledger, 2).await;
+        let member = Arc::clone(&bricks.shared.all_members()[0]);
+        member.note_moves([&of_file(&temporary, moved.clone())]);
+        make(&bricks, &changes[..upto], false).await;
+        let before = copies(&bricks, NAMES[1])[0].clone();
+        assert!(before.is_some(), "{context}");
+        let looked = member.inner.look_now(&last).unwrap().unwrap();
+        looked.found.file.unwrap().set_len(0).unwrap();
+        make(&bricks, &changes[durable..upto], true).await;
+        assert_eq!(copies(&bricks, NAMES[1])[0], before, "{context}");
+        assert_eq!(copies(&bricks, NAMES[0])[0], None, "{context}");
+        bricks.close().await.unwrap();
+    }
 }
