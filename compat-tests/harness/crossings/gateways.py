@@ -23,6 +23,7 @@ from pathlib import Path
 from harness.crossings.changes import Changes, draw
 from harness.crossings.checks import Checks, Stale
 from harness.crossings.model import Model
+from harness.crossings.stalls import Watch
 from harness.crossings.wire import Wire
 from harness.engines import ENGINES
 from harness.server import BINARY, TARGET, Server
@@ -54,12 +55,13 @@ class GatewayWalk:
     def __init__(self, gateways, seed):
         self.gateways, self.seed = gateways, seed
         self.crossings, self.made, self.trace = 0, Counter(), []
+        self.wires = []
 
     def run(self, *, crossings=None, seconds=None, report=None, over=lambda: False):
         """Walks until that many crossings or seconds are over, or all is."""
         source = random.Random(self.seed)
         bucket = f"walk-{uuid.uuid4().hex[:10]}"
-        wires = [Wire(gateway, bucket) for gateway in self.gateways]
+        self.wires = wires = [Wire(gateway, bucket) for gateway in self.gateways]
         assert wires[0].ask("PUT").status == 200
         model = Model()
         changes = Changes(model, wires[0], None, None, None)
@@ -120,6 +122,8 @@ def walks(gateways, seed, count, number, report):
     """So many walks at once, each in a bucket of its own: an engine that is slow to answer is asked by all of them
     meanwhile. Gives what they say together; raises what the first said that failed."""
     each = [GatewayWalk(gateways, seed + n) for n in range(number)]
+    watch = Watch(lambda: [wire for walk in each for wire in walk.wires], report)
+    watch.start()
     began = said = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(number) as pool:
         running = [pool.submit(walk.run, crossings=-(-count // number), over=lambda: failed(running)) for walk in each]
@@ -128,13 +132,14 @@ def walks(gateways, seed, count, number, report):
             if time.monotonic() - said > 10:
                 said = time.monotonic()
                 report(f"{sum(walk.crossings for walk in each)} crossings in {said - began:.0f} s, 0 stale")
+    longest = watch.end()
     for one in running:
         one.result()
     seconds, made = time.monotonic() - began, sum(sum(walk.made.values()) for walk in each)
     crossings = sum(walk.crossings for walk in each)
     return (
         f"{crossings} crossings between {len(gateways)} gateways by {number} walks, 0 stale;"
-        f" {made} changes in {seconds:.0f} s ({crossings / seconds:.0f}/s), seed {seed}"
+        f" {made} changes in {seconds:.0f} s ({crossings / seconds:.0f}/s), seed {seed}; {longest}"
     )
 
 

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import hmac
 import re
+import time
 from html import unescape
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ class Wire:
         self.server, self.bucket = server, bucket
         self.connection = self.stream = None
         self.day, self.key = None, None
+        # Since when something is asked, and what; for who watches.
+        self.asking = None
 
     def signing_key(self, day):
         """The day's key. Source: SigV4."""
@@ -50,6 +53,14 @@ class Wire:
 
     def ask(self, method, key="", body=b"", query=None, headers=None):
         """One request and its answer."""
+        self.asking = (time.monotonic(), f"{method} {key or '/'}")
+        try:
+            return self.exchange(method, key, body, query, headers)
+        finally:
+            self.asking = None
+
+    def exchange(self, method, key, body, query, headers):
+        """As `ask`."""
         path = f"/{self.bucket}/{quote(key)}" if key else f"/{self.bucket}"
         request = self.head(method, path, query or {}, headers or {}, len(body)) + body
         for again in (True, False):
