@@ -18,6 +18,7 @@
 //! is gone. Of the holder's rename and the breaker's unlink of the same name the file system lets
 //! one win, and both sides learn which.
 
+mod renewing;
 mod stage;
 mod wait;
 

@@ -5,4 +5,5 @@ mod debris;
 mod folders;
 mod gateways;
 mod interrupted;
+mod pieces;
 mod turns;
