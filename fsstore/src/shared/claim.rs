@@ -16,8 +16,10 @@
 //! then the directory. That fences a holder that
 //! was only asleep: the name it would move out is not there, or the directory it would move into
 //! is gone. Of the holder's rename and the breaker's unlink of the same name the file system lets
-//! one win, and both sides learn which.
+//! one win, and both sides learn which. What no rename tells the holder notes in its claim: see
+//! [`notes`].
 
+mod notes;
 mod renewing;
 mod stage;
 mod wait;
@@ -25,11 +27,12 @@ mod wait;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
+pub use self::notes::Uploads;
 pub use self::stage::Stage;
 pub use self::wait::Seen;
 
@@ -45,16 +48,28 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Permissions of what is portico's own.
 const PRIVATE_DIR_MODE: u32 = 0o700;
 
+/// Directories that claims need.
+pub struct Places {
+    /// Where they stand.
+    pub claims: Dir,
+    /// Where they are prepared.
+    pub staging: Dir,
+    /// Where it is marked that one was broken: see [`notes`].
+    pub broken: Dir,
+}
+
 /// All claims of a tree, as one gateway makes them.
 pub struct Claims {
     disk: Arc<SharedDisk>,
     claims: Dir,
     staging: Dir,
+    broken: Dir,
     /// This gateway's directory in staging.
     home: String,
     instance: String,
     next: AtomicU64,
     patience: Duration,
+    uploads: OnceLock<Weak<dyn Uploads>>,
     /// Requests of this process wait for each other here, not by looking at the disk.
     turns: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
     /// Requests that block a thread until they have a claim.
@@ -62,22 +77,23 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Claims in `claims`, prepared in `staging`, by the gateway `instance`.
-    pub fn new(
-        disk: Arc<SharedDisk>,
-        claims: Dir,
-        staging: Dir,
-        instance: &str,
-        patience: Duration,
-    ) -> Self {
+    /// Claims of the gateway `instance`.
+    pub fn new(disk: Arc<SharedDisk>, places: Places, instance: &str, patience: Duration) -> Self {
+        let Places {
+            claims,
+            staging,
+            broken,
+        } = places;
         Self {
             disk,
             claims,
             staging,
+            broken,
             home: home_of(instance),
             instance: instance.to_owned(),
             next: AtomicU64::new(0),
             patience,
+            uploads: OnceLock::new(),
             turns: Mutex::new(HashMap::new()),
             blocked: AtomicUsize::new(0),
         }

@@ -3,12 +3,14 @@
 //! 1. under the upload's claim, which a thread renews, what it becomes is decided from the parts'
 //!    records;
 //! 2. the parts are copied to a file of their own, which gets a record that names the upload;
-//! 3. if the upload's claim is still ours, the file becomes the key's claim, the precondition is
-//!    decided, and the file gets its name;
-//! 4. the upload's files go.
+//! 3. if the upload's claim is still ours, the file becomes the key's claim, with a note that the
+//!    upload ends with it; the precondition is decided, and the file gets its name;
+//! 4. the upload's first file goes, then the note, the key's claim, and the other files.
 //!
-//! Between 3 and 4 a gateway may die: the object's record tells that this upload is over, whoever
-//! asks to complete it again is answered the same, and the upkeep removes what is left.
+//! Between 3 and 4 a gateway may die: the object's record tells that this upload is over, and whoever
+//! asks to complete it again is answered the same. Nobody replaces the object before the key's claim
+//! was broken, and whoever breaks it heeds the note ([`super::claim::Uploads`]) and takes the upload's first
+//! file away; the upkeep removes what is left.
 
 mod copying;
 
@@ -23,8 +25,8 @@ use super::{Inner, claim_of, claim_of_upload};
 use crate::brick::attrs::{MultipartTag, Parts as RecordedParts, Record};
 use crate::compose::compose;
 use crate::error::{Result, StoreError};
-use crate::name::UploadId;
-use crate::object::{Locator, ObjectInfo, PartClaim};
+use crate::name::{BucketName, UploadId};
+use crate::object::{Locator, ObjectInfo, PartClaim, UploadInfo};
 use crate::volume::ComposeOptions;
 
 impl Inner {
@@ -128,16 +130,34 @@ impl Inner {
             precondition: options.precondition,
             owner: upload.file_owner,
         };
+        let note = stage.note_end(&at.bucket, &upload.id, &entry)?;
         let key_claim = self.claims.acquire(stage, &claim_of(at))?;
         // Aborted, or completed by another, while this gateway slept?
         claim.renew()?;
         self.open_upload(at, &upload.id)?;
-        self.publish_whole(at, &key_claim, &entry, &whole, &commit)?;
+        let published = self
+            .publish_whole(at, &key_claim, &entry, &whole, &commit)
+            .and_then(|()| self.behead_upload(&at.bucket, &upload.id))
+            .and_then(|()| key_claim.forget_note(&note));
+        match published {
+            // It may have got its name: who breaks the claim finds out.
+            Err(e @ StoreError::Io { .. }) => {
+                key_claim.abandon();
+                return Err(e);
+            }
+            other => other?,
+        }
         drop(key_claim);
         if let Err(e) = self.remove_upload(&at.bucket, upload.id.as_str()) {
             tracing::warn!(id = %upload.id, "a completed upload's files stay for the upkeep: {e}");
         }
         Ok(self.info_of(at, &whole))
+    }
+
+    /// Whether the object stands that an upload became.
+    pub(super) fn became(&self, bucket: &BucketName, upload: UploadInfo) -> Result<bool> {
+        let looked = self.look_blocking(&Locator::new(bucket.clone(), upload.key))?;
+        Ok(looked.is_some_and(|looked| looked.record.upload_id.as_ref() == Some(&upload.id)))
     }
 
     /// Completing again: the same answer as long as the object stands.

@@ -16,7 +16,7 @@
 //!   the key's claim, by whatever gateway: exact among gateways. A gateway that sleeps in the
 //!   middle for longer than [`claim::PATIENCE`] and is overtaken fails when it wakes.
 //!   Whatever exists under a name of the tree is moved into the claim before it goes, for that is
-//!   what fails then. Not so a record that is written in place ([`patch`]).
+//!   what fails then. What is written in place is noted first ([`claim`], [`patch`]).
 //! - Readers take no claim: they open one inode, which has bytes and metadata of one state.
 //! - Programs that change the tree by other mounts take no claim either: a condition is decided
 //!   on what was looked at a moment before.
@@ -41,14 +41,14 @@ pub mod walk;
 pub mod watch;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use sha2::Digest;
 
 use self::buckets::Buckets;
-use self::claim::Claims;
+use self::claim::{Claims, Places, Uploads};
 use self::disk::SharedDisk;
 use self::listing::Rows;
 use self::presence::Presence;
@@ -129,6 +129,8 @@ impl Shared {
     pub async fn open(options: SharedOptions) -> Result<Self> {
         let inner = off_thread(move || Inner::open(options)).await?;
         let inner = Arc::new(inner);
+        let uploads: Weak<dyn Uploads> = Arc::downgrade(&inner) as _;
+        inner.claims.ask_about_uploads(uploads);
         presence::start(&inner)?;
         upkeep::start(&inner);
         Ok(Self { inner })
@@ -173,8 +175,11 @@ impl Inner {
         let own = |name: &str| presence::own_dir(&disk, name);
         let claims = Claims::new(
             Arc::clone(&disk),
-            own("claims")?,
-            Arc::clone(&tree.own.staging),
+            Places {
+                claims: own("claims")?,
+                staging: Arc::clone(&tree.own.staging),
+                broken: own("broken")?,
+            },
             &instance,
             options.patience,
         );

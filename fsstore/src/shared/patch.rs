@@ -3,8 +3,10 @@
 //! A new record goes to a fresh inode, with a copy of the bytes, that takes the object's name: an
 //! xattr that changes in place is seen late on some file systems, and no rename fences it. An
 //! object longer than [`MAX_COPIED_LEN_BYTES`] keeps its inode and gets the record in place:
-//! on MooseFS that needs `mfsxattrcacheto=0`. Its claim is renewed before and after: who was
-//! overtaken before that fails, and who sleeps in between answers Conflict for what may be done.
+//! on MooseFS that needs `mfsxattrcacheto=0`. That is noted in the claim, which is renewed afterwards: who
+//! was overtaken before that fails, and who sleeps in between answers Conflict for what may be done. What
+//! it writes when it wakes is not the object's any more: where the claim of who wrote in place was broken
+//! the next change copies the object whatever its length, so that it has another inode.
 
 use std::sync::Arc;
 
@@ -77,14 +79,24 @@ impl Inner {
             // A marker of a brick's: from now on it is a file, as others of ours are.
             return self.publish_patched(at, claim, None, record, touched.or(Some(0)));
         };
-        if found.facts.len_bytes <= MAX_COPIED_LEN_BYTES {
+        let is_long = found.facts.len_bytes > MAX_COPIED_LEN_BYTES;
+        let is_marked = is_long && claim.is_marked()?;
+        if is_marked || !is_long {
             let copied = Copied {
                 source,
                 facts: &found.facts,
                 owner: patch.file_owner,
             };
             let time = touched.unwrap_or(found.facts.mtime_ns);
-            let info = self.publish_patched(at, claim, Some(copied), record, Some(time))?;
+            let publish = || self.publish_patched(at, claim, Some(copied), record, Some(time));
+            let info = if is_marked {
+                self.require_room(found.facts.len_bytes)?;
+                let info = claim.while_renewed(publish)?;
+                claim.forget_mark();
+                info
+            } else {
+                publish()?
+            };
             self.forget_record(&found);
             return Ok(info);
         }
@@ -94,7 +106,7 @@ impl Inner {
         }
         // No rename fences what is written in place: a gateway that slept until here, or sleeps from
         // here on, must not answer that it has changed anything.
-        claim.renew()?;
+        claim.note_in_place()?;
         self.tree.records.save(source, &found.facts, &record)?;
         if let Some(time) = touched {
             source.sync().map_err(failed("make a record durable"))?;

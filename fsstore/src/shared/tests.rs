@@ -5,5 +5,6 @@ mod debris;
 mod folders;
 mod gateways;
 mod interrupted;
+mod overtaken;
 mod pieces;
 mod turns;

@@ -32,6 +32,8 @@ const LEASE: Duration = Duration::from_secs(30);
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the other gateways are looked at: each has shown by then that it lives.
 const LOOK_INTERVAL: Duration = BEAT.saturating_mul(2);
+/// How often marks of broken claims are looked at: they are kept for days.
+const MARKS_INTERVAL: Duration = Duration::from_secs(3_600);
 /// For how many times as long as a round took nothing is done.
 const REST: u32 = 20;
 /// A file must have been left alone for so long before it is read for its digest, in nanoseconds.
@@ -57,6 +59,8 @@ pub(super) struct Watched {
     bucketless: BTreeSet<BucketName>,
     /// Uploads that had no first file when they were last looked at.
     headless: BTreeSet<(BucketName, UploadId)>,
+    /// When marks of broken claims were last looked at.
+    marks: Option<Instant>,
 }
 
 impl Watched {
@@ -165,6 +169,13 @@ impl Inner {
             renewed: Instant::now(),
         };
         self.sweep_bucketless(&mut watched.bucketless)?;
+        if watched.marks.is_none_or(|at| at.elapsed() > MARKS_INTERVAL) {
+            watched.marks = Some(Instant::now());
+            let now_ns = self.now_ns().saturating_sub(self.presence.ahead_ns());
+            if let Err(e) = self.claims.sweep_marks(now_ns) {
+                tracing::warn!("marks of broken claims cannot be looked at: {e}");
+            }
+        }
         for info in self.buckets_page("", None, usize::MAX)? {
             self.sweep_uploads(&info.name, &mut watched.headless, &mut lease)?;
             if self.options.hash.of(&info.name).is_unasked() {

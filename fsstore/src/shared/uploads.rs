@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Inner;
+use super::claim::Uploads;
 use super::disk::{Dir, SharedDisk, is_gone, is_not_empty};
 use super::staged::{Seal, Slot};
 use crate::brick::attrs::Record;
@@ -300,6 +301,18 @@ impl Inner {
         Err(StoreError::Conflict)
     }
 
+    /// Takes away what makes an upload one, durably.
+    pub(super) fn behead_upload(&self, bucket: &BucketName, id: &UploadId) -> Result<()> {
+        let fail = failed("end an upload");
+        let (disk, uploads) = (&self.tree.disk, &self.tree.own.uploads);
+        let opened = absent_is_none(disk.open_dir(uploads, &format!("{bucket}/{id}")));
+        let Some(dir) = opened.map_err(&fail)? else {
+            return Ok(());
+        };
+        absent_is_none(disk.unlink(&dir, INFO)).map_err(fail)?;
+        self.sync_dir(&dir, true)
+    }
+
     /// Ends an upload, by whoever has its claim.
     pub(super) fn abort(&self, at: &Locator, id: &UploadId) -> Result<()> {
         self.open_upload(at, id)?;
@@ -331,6 +344,23 @@ impl Inner {
             return Err(e);
         }
         Ok(())
+    }
+}
+
+impl Uploads for Inner {
+    fn end_if_published(&self, bucket: &BucketName, id: &UploadId) -> Result<()> {
+        let (disk, uploads) = (&self.tree.disk, &self.tree.own.uploads);
+        let opened = absent_is_none(disk.open_dir(uploads, &format!("{bucket}/{id}")));
+        let Some(dir) = opened.map_err(failed("end an upload"))? else {
+            return Ok(());
+        };
+        let Some(info) = load_info(&**disk, &dir, id.clone())? else {
+            return Ok(());
+        };
+        match self.became(bucket, info)? {
+            true => self.behead_upload(bucket, id),
+            false => Ok(()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Claims;
+use super::{Claims, Places};
 use crate::brick::disk::{Disk, DiskFile};
 use crate::brick::tree::Tree;
 use crate::error::StoreError;
@@ -31,12 +31,14 @@ impl Scene {
     }
 
     fn gateway(&self, instance: &str, patience: Duration) -> Arc<Claims> {
-        let claims = own_dir(&self.disk, "claims").unwrap();
-        let staging = Arc::clone(&self.tree.own.staging);
+        let places = Places {
+            claims: own_dir(&self.disk, "claims").unwrap(),
+            staging: Arc::clone(&self.tree.own.staging),
+            broken: own_dir(&self.disk, "broken").unwrap(),
+        };
         Arc::new(Claims::new(
             Arc::clone(&self.disk),
-            claims,
-            staging,
+            places,
             instance,
             patience,
         ))

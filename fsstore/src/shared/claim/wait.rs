@@ -175,6 +175,7 @@ impl Claims {
                 if watch.is_still(names, began, patience) {
                     let names = watch.state();
                     tracing::warn!(name, ?names, "a claim that does not move is broken");
+                    self.heed(&dir, name, names)?;
                     self.empty(&dir, name, names);
                     *seen = None;
                 }

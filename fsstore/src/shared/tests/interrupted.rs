@@ -18,7 +18,7 @@ use crate::volume::{
 };
 
 /// Longer than what is copied when its attributes change.
-const LONG: usize = 9 << 20;
+pub(super) const LONG: usize = 9 << 20;
 
 fn before(
     on: &Shared,
@@ -62,7 +62,7 @@ fn tagged(name: &str) -> AttrsPatch {
     }
 }
 
-async fn patch(on: &Shared, key: &str, tag: &str) {
+pub(super) async fn patch(on: &Shared, key: &str, tag: &str) {
     on.set_attrs(&at(key), tagged(tag), &Precondition::default())
         .await
         .unwrap();
@@ -73,12 +73,12 @@ async fn set(on: &Shared, name: &str, value: &str) -> crate::error::Result<()> {
         .await
 }
 
-async fn tags_of(on: &Shared, key: &str) -> Vec<String> {
+pub(super) async fn tags_of(on: &Shared, key: &str) -> Vec<String> {
     let info = on.stat(&at(key)).await.unwrap();
     info.attrs.tags.into_keys().collect()
 }
 
-async fn begin_with_part(on: &Shared, key: &str) -> (UploadId, PartClaim) {
+pub(super) async fn begin_with_part(on: &Shared, key: &str) -> (UploadId, PartClaim) {
     let id = on.begin_upload(&at(key), NewUpload::default()).await;
     let (id, number) = (id.unwrap().id, PartNumber::new(1).unwrap());
     let object = at(key);
@@ -239,7 +239,10 @@ async fn tags_set_while_a_file_is_read_for_its_digest_stay() {
     assert_eq!(tags_of(&one, "long").await, ["kept"]);
 }
 
-fn look(inner: &Inner, key: &str) -> crate::brick::look::Looked<crate::shared::disk::SharedDisk> {
+pub(super) fn look(
+    inner: &Inner,
+    key: &str,
+) -> crate::brick::look::Looked<crate::shared::disk::SharedDisk> {
     inner.look_blocking(&at(key)).unwrap().unwrap()
 }
 

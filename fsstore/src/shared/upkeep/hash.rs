@@ -112,7 +112,7 @@ impl Inner {
             attrs: current.record.attrs,
             ..Record::default()
         };
-        claim.renew()?;
+        claim.note_in_place()?;
         self.tree.records.save(file, &now, &record)
     }
 

@@ -9,7 +9,6 @@ use crate::brick::tree::{absent_is_none, failed, is_absent};
 use crate::brick::uploads::{INFO, load_info};
 use crate::error::Result;
 use crate::name::{BucketName, UploadId};
-use crate::object::Locator;
 use crate::shared::claim::home_of;
 use crate::shared::disk::{Dir, SharedDisk, is_not_empty, kind_at};
 use crate::shared::watch::Watch;
@@ -100,8 +99,7 @@ impl Inner {
             return Ok(());
         };
         headless.remove(&upload);
-        let became = self.look_blocking(&Locator::new(bucket.clone(), info.key))?;
-        match became.is_some_and(|looked| looked.record.upload_id.as_ref() == Some(id)) {
+        match self.became(bucket, info)? {
             true => self.remove_upload(bucket, id.as_str()),
             false => Ok(()),
         }
